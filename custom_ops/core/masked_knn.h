@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Filtered exact K nearest neighbours, fused: LiNR's V1 (section 3.1.1 of
+// arXiv 2407.13218) without its score matrix.
+//
+// What differs from the paper: a filtered row gets no score at all instead of
+// score 0, so it can never be returned, and rows are scored, filtered and
+// selected tile by tile while they are in cache.
+//
+// Numerics. The score of a query and a row is accumulated in float32 by fused
+// multiply-add over the dimensions in ascending order, starting from 0:
+//   kInnerProduct: s = fma(q[d], x[d], s)
+//   kL2:           t = q[d] - x[d], s = fma(t, t, s); the score is -s
+// Every code path (plain, AVX2, AVX-512; one query or many) does exactly
+// these operations, so a result never depends on the machine's path, the
+// batch, the tiles or the threads. A NaN (from inf - inf) counts as -inf.
+//
+// Order. Higher score first; equal scores by lower row. +0 equals -0.
+#ifndef LINTF_CUSTOM_OPS_CORE_MASKED_KNN_H_
+#define LINTF_CUSTOM_OPS_CORE_MASKED_KNN_H_
+
+#include <cstdint>
+
+#include "custom_ops/core/mask_source.h"
+#include "custom_ops/core/parallel.h"
+
+namespace lintf {
+
+enum class Metric : uint8_t { kInnerProduct, kL2 };
+
+// Cosine is the inner product of rows and queries normalised by the caller.
+struct KnnInput {
+  const float* queries = nullptr;  // [num_queries, dim], row-major, finite
+  int64_t num_queries = 0;
+  const float* items = nullptr;  // [num_rows, dim], row-major
+  int64_t num_rows = 0;
+  int64_t dim = 0;
+  Metric metric = Metric::kInnerProduct;
+  int64_t k = 0;  // >= 1; may exceed num_rows
+};
+
+// Row-major outputs, owned by the caller. Slots past counts[b] hold row -1
+// and score -inf.
+struct KnnOutput {
+  float* scores = nullptr;    // [num_queries, k]
+  int64_t* rows = nullptr;    // [num_queries, k]
+  int32_t* counts = nullptr;  // [num_queries]
+};
+
+// `mask_of_query[b]` names the mask of query b in `masks`.
+void MaskedKnn(const KnnInput& input, const MaskSource& masks,
+               const int32_t* mask_of_query, const Parallel& parallel,
+               const KnnOutput& output);
+
+// The same, scalar and obvious: every score, then a full sort.
+void MaskedKnnReference(const KnnInput& input, const MaskSource& masks,
+                        const int32_t* mask_of_query, const KnnOutput& output);
+
+}  // namespace lintf
+
+#endif  // LINTF_CUSTOM_OPS_CORE_MASKED_KNN_H_
