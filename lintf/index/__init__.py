@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index: its schema, its columns, its state and its signatures."""

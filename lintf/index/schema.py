@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an index holds: ids, embeddings and filterable attributes.
+
+The schema is fixed when the index is built and travels inside the SavedModel
+(`index_stats` returns it as JSON), so that a client can compile filters and
+decode attributes without any other file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+FORMAT_VERSION = 1
+
+KINDS = ("category", "tags", "int", "float", "timestamp", "bool")
+ENCODINGS = ("number", "vocabulary", "hash", "bits")
+METRICS = ("inner_product", "cosine", "l2")
+ID_DTYPES = ("int64", "string")
+
+# Codes of the "vocabulary" encoding: see custom_ops/core/filter_schema.h.
+MISSING_CODE = 0
+OTHER_CODE = 1
+FIRST_CODE = 2
+# Bits of the "bits" encoding.
+OTHER_BIT = 0
+FIRST_BIT = 1
+
+# Beyond this many distinct values a vocabulary is heavier than 8-byte hashes.
+MAX_VOCABULARY = 1 << 20
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_RESERVED = frozenset(
+    "id and or not in true false exists contains_any contains_all".split()
+)
+
+# The dtypes that each encoding may be stored in, cheapest first.
+_DTYPES = {
+    ("category", "vocabulary"): ("uint8", "uint16", "uint32"),
+    ("category", "hash"): ("int64",),
+    ("tags", "vocabulary"): ("uint8", "uint16", "uint32"),
+    ("tags", "hash"): ("int64",),
+    ("tags", "bits"): ("uint8", "uint16", "uint32", "uint64"),
+    ("int", "number"): ("int64", "int16", "int8", "uint32"),
+    ("timestamp", "number"): ("int64", "uint32"),
+    ("float", "number"): ("float32",),
+    ("bool", "number"): ("int8",),
+}
+
+_BITS_OF = {"uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterLimits:
+    """What one filter may cost, so that no request can exhaust a server.
+
+    Attributes:
+        max_length: Bytes of the filter's text.
+        max_depth: Nesting of parentheses and `not`.
+        max_words: int64 words of the compiled program; an `id in [...]` list
+            takes one word an id.
+    """
+
+    max_length: int = 1 << 18
+    max_depth: int = 32
+    max_words: int = 1 << 14
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"`{field.name}` must be a positive integer, got {value!r}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """One filterable attribute and how its column stores it.
+
+    Attributes:
+        name: An identifier, used in filters; "id" and the filter language's
+            keywords are taken.
+        kind: One of `KINDS`.
+        encoding: One of `ENCODINGS`. Numbers, times and booleans use
+            "number"; a category "vocabulary" (codes) or "hash" (64-bit
+            fingerprints); tags also "bits" (one bit a value).
+        dtype: The column's dtype, e.g. "uint8".
+        width: Values a row: 1, but for tags stored as codes or hashes the
+            most tags that one item may have.
+        vocabulary: The known values of the encodings "vocabulary" and "bits".
+            A value outside it is stored as "other".
+    """
+
+    name: str
+    kind: str
+    encoding: str = "number"
+    dtype: str = "int64"
+    width: int = 1
+    vocabulary: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_attribute_name(self.name)
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"attribute {self.name!r}: `kind` must be one of "
+                f"{', '.join(KINDS)}, got {self.kind!r}"
+            )
+        dtypes = _DTYPES.get((self.kind, self.encoding))
+        if dtypes is None:
+            allowed = [e for k, e in _DTYPES if k == self.kind]
+            raise ValueError(
+                f"attribute {self.name!r}: a {self.kind} can be encoded as "
+                f"{' or '.join(allowed)}, got {self.encoding!r}"
+            )
+        if self.dtype not in dtypes:
+            raise ValueError(
+                f"attribute {self.name!r}: a {self.kind} encoded as "
+                f"{self.encoding} is stored as {' or '.join(dtypes)}, got "
+                f"{self.dtype!r}"
+            )
+        self._check_vocabulary()
+        list_of_codes = self.kind == "tags" and self.encoding != "bits"
+        if self.width < 1 or (self.width != 1 and not list_of_codes):
+            raise ValueError(
+                f"attribute {self.name!r}: `width` must be 1, or at least 1 "
+                f"for tags stored as codes, got {self.width}"
+            )
+
+    def _check_vocabulary(self) -> None:
+        words = self.vocabulary
+        if self.encoding not in ("vocabulary", "bits"):
+            if words:
+                raise ValueError(
+                    f"attribute {self.name!r}: encoding {self.encoding!r} "
+                    f"takes no vocabulary, got {len(words)} values"
+                )
+            return
+        if len(set(words)) != len(words) or "" in words:
+            raise ValueError(
+                f"attribute {self.name!r}: the vocabulary must hold distinct "
+                'values, none of them ""'
+            )
+        if self.encoding == "bits":
+            room = _BITS_OF[self.dtype] - FIRST_BIT
+        else:
+            room = (1 << _BITS_OF[self.dtype]) - FIRST_CODE
+        if len(words) > room:
+            raise ValueError(
+                f"attribute {self.name!r}: {self.dtype} has room for {room} "
+                f"values, got a vocabulary of {len(words)}; take a wider dtype"
+            )
+
+    @property
+    def decodable(self) -> bool:
+        """Whether stored values can be turned back into what was given."""
+        return self.encoding != "hash"
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexSchema:
+    """The ids, the embeddings and the attributes of an index.
+
+    Attributes:
+        dim: Length of the embeddings.
+        metric: "inner_product", "cosine" (embeddings are normalised on the
+            way in, queries when they arrive) or "l2" (the score is minus the
+            squared distance).
+        id_dtype: "int64" or "string"; -1 and "" are reserved for "no item".
+        attributes: The filterable attributes, in column order.
+        limits: What a filter may cost.
+        format_version: Of the SavedModel's state.
+    """
+
+    dim: int
+    metric: str = "inner_product"
+    id_dtype: str = "int64"
+    attributes: tuple[Attribute, ...] = ()
+    limits: FilterLimits = FilterLimits()
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dim, int) or self.dim < 1:
+            raise ValueError(
+                f"`dim` must be a positive integer, got {self.dim!r}"
+            )
+        for name, value, allowed in (
+            ("metric", self.metric, METRICS),
+            ("id_dtype", self.id_dtype, ID_DTYPES),
+        ):
+            if value not in allowed:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(allowed)}, "
+                    f"got {value!r}"
+                )
+        names = [a.name for a in self.attributes]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(
+                f"attribute names must be distinct, got {', '.join(twice)} "
+                "more than once"
+            )
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(
+                f"this lintf reads index format {FORMAT_VERSION}, got format "
+                f"{self.format_version}; export the index again with this "
+                "version, or use the version of lintf that wrote it"
+            )
+
+    def attribute(self, name: str) -> Attribute:
+        """The attribute called `name`.
+
+        Raises:
+            KeyError: There is none; the message lists those there are.
+        """
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        known = ", ".join(a.name for a in self.attributes) or "none"
+        raise KeyError(f"no attribute {name!r}; the index has: {known}")
+
+    def to_json(self) -> str:
+        """The schema as JSON text, the same for equal schemas."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> IndexSchema:
+        """The schema that `to_json` wrote.
+
+        >>> schema = IndexSchema(dim=4, attributes=(Attribute("year", "int"),))
+        >>> IndexSchema.from_json(schema.to_json()) == schema
+        True
+        """
+        data: dict[str, Any] = json.loads(text)
+        if data.get("format_version") != FORMAT_VERSION:
+            # Fields may differ between formats: say which, not what is odd.
+            return cls(dim=1, format_version=data.get("format_version", -1))
+        attributes = tuple(
+            Attribute(**{**a, "vocabulary": tuple(a["vocabulary"])})
+            for a in data.pop("attributes")
+        )
+        limits = FilterLimits(**data.pop("limits"))
+        return cls(attributes=attributes, limits=limits, **data)
+
+
+def check_attribute_name(name: str) -> None:
+    """Raises ValueError unless `name` can name an attribute."""
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise ValueError(
+            "an attribute name must be letters, digits and _, not starting "
+            f"with a digit, got {name!r}"
+        )
+    if name.lower() in _RESERVED:
+        raise ValueError(
+            f"{name!r} cannot name an attribute: it has a meaning of its own "
+            "in filters; choose another name"
+        )
+
+
+def infer_attribute(
+    name: str,
+    kind: str,
+    values: Iterable[Any],
+    *,
+    encoding: str | None = None,
+    dtype: str | None = None,
+    width: int | None = None,
+) -> Attribute:
+    """Chooses the cheapest way to store an attribute with these values.
+
+    Args:
+        name: The attribute's name.
+        kind: One of `KINDS`.
+        values: One value a row: a string or None (category), a sequence of
+            strings or None (tags); not read for the numeric kinds.
+        encoding: Forces "vocabulary", "hash" or "bits".
+        dtype: Forces the column's dtype.
+        width: Tags stored as codes: room for this many a row; by default the
+            most that occur.
+
+    >>> infer_attribute("genre", "tags", [["Drama", "War"], None]).encoding
+    'bits'
+    """
+    if kind not in ("category", "tags"):
+        default = {"float": "float32", "bool": "int8"}.get(kind, "int64")
+        return Attribute(name, kind, "number", dtype or default)
+    distinct: set[str] = set()
+    most = 1
+    for value in values:
+        if kind == "category":
+            distinct.add(value or "")
+        elif value is not None:
+            distinct.update(value)
+            most = max(most, len(set(value) - {""}))
+    distinct.discard("")
+    vocabulary = tuple(sorted(distinct))
+    if encoding is None:
+        if kind == "tags" and len(vocabulary) < 64:
+            encoding = "bits"
+        elif len(vocabulary) <= MAX_VOCABULARY:
+            encoding = "vocabulary"
+        else:
+            encoding = "hash"
+    if encoding == "hash":
+        vocabulary = ()
+    if dtype is None:
+        dtype = _cheapest_dtype(kind, encoding, len(vocabulary))
+    codes = kind == "tags" and encoding != "bits"
+    return Attribute(
+        name,
+        kind,
+        encoding,
+        dtype,
+        (width or most) if codes else 1,
+        vocabulary,
+    )
+
+
+def _cheapest_dtype(kind: str, encoding: str, size: int) -> str:
+    for dtype in _DTYPES.get((kind, encoding), ()):
+        if encoding == "hash":
+            return dtype
+        bits = _BITS_OF[dtype]
+        room = bits - FIRST_BIT if encoding == "bits" else 2**bits - FIRST_CODE
+        if size <= room:
+            return dtype
+    raise ValueError(
+        f"{size} distinct values do not fit a {kind} encoded as {encoding}; "
+        "use another encoding"
+    )
