@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cuda_library: .cu.cc files that nvcc compiles and a C++ rule links."""
+
+load("@rules_cc//cc:defs.bzl", "cc_library")
+
+# A100, and H100 with H200; PTX of the last for what comes after.
+_ARCHITECTURES = ["80", "90"]
+
+def cuda_library(name, srcs, hdrs, deps = [], **kwargs):
+    """Compiles CUDA sources with $NVCC, or the nvcc on PATH.
+
+    Args:
+      name: Name of the cc_library of the objects.
+      srcs: The .cu.cc files.
+      hdrs: Every header that they include, of this package.
+      deps: Libraries to link.
+      **kwargs: For the cc_library.
+    """
+    codes = ["-gencode=arch=compute_%s,code=sm_%s" % (a, a) for a in _ARCHITECTURES]
+    last = _ARCHITECTURES[-1]
+    codes.append("-gencode=arch=compute_%s,code=compute_%s" % (last, last))
+    objects = []
+    for src in srcs:
+        out = src.replace(".cu.cc", ".cu.pic.o")
+        native.genrule(
+            name = name + "_" + out.replace("/", "_").replace(".", "_"),
+            srcs = [src] + hdrs,
+            outs = [out],
+            cmd = " ".join([
+                "$${NVCC:-nvcc} -x cu -std=c++17 -O3 -DNDEBUG -I.",
+                "-Xcompiler -fPIC,-fvisibility=hidden",
+            ] + codes + ["-c $(location %s) -o $@" % src]),
+            tags = ["manual"],
+        )
+        objects.append(out)
+    cc_library(
+        name = name,
+        srcs = objects,
+        alwayslink = True,
+        deps = deps,
+        **kwargs
+    )
