@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of an index: plain TensorFlow variables on one module.
+
+The checkpoint inside the SavedModel *is* the index (LiNR, section 3.1: item
+vectors and model weights live in the same binary), and standard tools can
+inspect it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lintf import ops
+from lintf.index import columns
+from lintf.index.schema import IndexSchema
+
+NO_ID = -1
+
+
+class Index(tf.Module):
+    """Items, attributes and ids, with capacity allocated in advance.
+
+    Rows `[0, num_rows)` are the working set (the paper's high-water mark,
+    section 4).
+
+    Attributes:
+        schema: What the index holds.
+        capacity: Rows allocated.
+        ids: `[capacity]` int64 variable; fingerprints if ids are strings;
+            -1 where a row holds no item.
+        embeddings: `[capacity, dim]` float32 variable.
+        attributes: A variable `[capacity]` or `[capacity, width]` for each
+            attribute, by name.
+        num_rows: int64 scalar variable.
+        log_offsets: `[log_partitions]` int64 variable: how far the change log
+            has been applied; -1 before its first record.
+        id_text: The text of string ids by fingerprint, else None.
+
+    >>> from lintf.index.schema import infer_attribute
+    >>> year = infer_attribute("year", "int", [])
+    >>> index = Index(IndexSchema(dim=2, attributes=(year,)), capacity=10)
+    >>> index.append([7, 8], [[1, 0], [0, 1]], {"year": [1995, None]})
+    >>> int(index.num_rows)
+    2
+    """
+
+    def __init__(
+        self,
+        schema: IndexSchema,
+        capacity: int,
+        *,
+        log_partitions: int = 1,
+        name: str | None = None,
+    ):
+        """Allocates an empty index.
+
+        Args:
+            schema: What the index holds.
+            capacity: Rows to allocate, at least 1.
+            log_partitions: Partitions of the change log, at least 1.
+            name: The module's name.
+
+        Raises:
+            ValueError: `capacity` or `log_partitions` is below 1.
+        """
+        super().__init__(name=name)
+        for label, value in (
+            ("capacity", capacity),
+            ("log_partitions", log_partitions),
+        ):
+            if value < 1:
+                raise ValueError(f"`{label}` must be at least 1, got {value}")
+        self.schema = schema
+        self.capacity = capacity
+        self.ids = _variable("ids", [capacity], tf.int64, NO_ID)
+        self.embeddings = _variable(
+            "embeddings", [capacity, schema.dim], tf.float32, 0
+        )
+        self.attributes = {
+            a.name: _variable(
+                f"attributes/{a.name}",
+                [capacity] if a.width == 1 else [capacity, a.width],
+                tf.dtypes.as_dtype(a.dtype),
+                columns.missing_value(a),
+            )
+            for a in schema.attributes
+        }
+        self.num_rows = _variable("num_rows", [], tf.int64, 0)
+        self.log_offsets = _variable(
+            "log_offsets", [log_partitions], tf.int64, -1
+        )
+        self.resource = ops.IndexResource()
+        self.id_text = None
+        if schema.id_dtype == "string":
+            self.id_text = tf.lookup.experimental.MutableHashTable(
+                tf.int64, tf.string, ""
+            )
+
+    @property
+    def columns(self) -> list[tf.Variable]:
+        """The attribute variables in schema order."""
+        return [self.attributes[a.name] for a in self.schema.attributes]
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of all allocated rows."""
+        variables = [self.ids, self.embeddings, *self.columns]
+        return sum(v.shape.num_elements() * v.dtype.size for v in variables)
+
+    def append(
+        self,
+        ids: Sequence[int] | Sequence[str] | np.ndarray,
+        embeddings: Any,
+        attributes: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """Writes new items after the last row, all of them or none.
+
+        Args:
+            ids: `[n]` item ids: integers but -1, or non-empty strings.
+            embeddings: `[n, dim]` finite numbers; normalised here if the
+                metric is cosine.
+            attributes: `n` values for each attribute of the schema, as
+                `lintf.index.columns.encode` takes them.
+
+        Raises:
+            ValueError: The items do not fit the schema or the capacity;
+                nothing was written.
+        """
+        attributes = attributes or {}
+        first = int(self.num_rows)
+        vectors = self._checked_embeddings(embeddings)
+        id_column, texts = self._checked_ids(ids)
+        count = len(vectors)
+        if len(id_column) != count:
+            raise ValueError(
+                f"`ids` and `embeddings` must have the same length, got "
+                f"{len(id_column)} and {count}"
+            )
+        if first + count > self.capacity:
+            raise ValueError(
+                f"the index is full: {count} items after {first} rows exceed "
+                f"its capacity of {self.capacity}; build it with a larger one"
+            )
+        encoded = self._checked_attributes(attributes, count)
+        writes = [(self.ids, id_column), (self.embeddings, vectors)]
+        writes += zip(self.columns, encoded, strict=True)
+        for variable, values in writes:
+            ops.assign_rows(self.resource, variable, first, values)
+        if self.id_text is not None:
+            self.id_text.insert(id_column, texts)
+        self.num_rows.assign(first + count)
+        self.resource.invalidate()
+
+    def check(self) -> None:
+        """Checks what no single batch can: that ids are distinct.
+
+        Raises:
+            ValueError: Two items share an id, or two string ids share a
+                fingerprint.
+        """
+        ids = self.ids.numpy()[: int(self.num_rows)]
+        distinct, counts = np.unique(ids, return_counts=True)
+        repeated = distinct[counts > 1]
+        if repeated.size:
+            names = repeated[:5].tolist()
+            if self.id_text is not None:
+                names = [t.decode() for t in self.id_text.lookup(names).numpy()]
+            raise ValueError(
+                f"item ids must be distinct, but {repeated.size} of them "
+                f"occur more than once, such as {names}"
+            )
+
+    def _checked_embeddings(self, embeddings: Any) -> np.ndarray:
+        vectors = np.ascontiguousarray(embeddings, np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.schema.dim:
+            raise ValueError(
+                f"`embeddings` must be [n, {self.schema.dim}], got "
+                f"{list(vectors.shape)}"
+            )
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                "embeddings must be finite, but that of item "
+                f"{int(np.argmin(finite))} is not"
+            )
+        if self.schema.metric != "cosine":
+            return vectors
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        if (norms == 0).any():
+            raise ValueError(
+                "the metric is cosine, so embeddings must not be zero, but "
+                f"that of item {int(np.argmin(norms))} is"
+            )
+        return (vectors / norms[:, np.newaxis]).astype(np.float32)
+
+    def _checked_ids(self, ids: Any) -> tuple[np.ndarray, list[str]]:
+        if self.schema.id_dtype == "string":
+            texts = [t.decode() if isinstance(t, bytes) else t for t in ids]
+            if not all(isinstance(t, str) and t for t in texts):
+                raise ValueError("item ids must be non-empty strings")
+            column = columns.fingerprints(texts)
+            known = self.id_text.lookup(column).numpy()
+            for text, other in zip(texts, known, strict=True):
+                if other and other.decode() != text:
+                    raise ValueError(
+                        f"the ids {text!r} and {other.decode()!r} have the "
+                        "same 64-bit fingerprint; rename one"
+                    )
+            return column, texts
+        column = np.asarray(ids)
+        if column.ndim != 1 or (column.size and column.dtype.kind not in "iu"):
+            raise ValueError(
+                "item ids must be a vector of integers, got "
+                f"{column.dtype} {list(column.shape)}"
+            )
+        if column.dtype.kind == "u" and (column > np.iinfo(np.int64).max).any():
+            raise ValueError("item ids must fit int64")
+        column = column.astype(np.int64)
+        if (column == NO_ID).any():
+            raise ValueError("item id -1 is reserved: it means no item")
+        return column, []
+
+    def _checked_attributes(
+        self, attributes: Mapping[str, Sequence[Any]], count: int
+    ) -> list[np.ndarray]:
+        names = {a.name for a in self.schema.attributes}
+        if set(attributes) != names:
+            raise ValueError(
+                "`attributes` must hold exactly those of the schema; missing: "
+                f"{sorted(names - set(attributes)) or 'none'}, unknown: "
+                f"{sorted(set(attributes) - names) or 'none'}"
+            )
+        encoded = [
+            columns.encode(a, attributes[a.name])
+            for a in self.schema.attributes
+        ]
+        for attribute, column in zip(
+            self.schema.attributes, encoded, strict=True
+        ):
+            if len(column) != count:
+                raise ValueError(
+                    f"attribute {attribute.name!r} must have {count} values, "
+                    f"got {len(column)}"
+                )
+        return encoded
+
+
+def _variable(
+    name: str, shape: list[int], dtype: tf.DType, value: Any
+) -> tf.Variable:
+    fill = tf.fill(shape, tf.constant(value, dtype))
+    return tf.Variable(fill, trainable=False, name=name)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two engines behind the signatures: lintf's operations, and stock ones.
+
+Both answer the same calls on the same variables, so that one is the other's
+check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from lintf import ops
+from lintf.filters import portable
+from lintf.index import columns
+from lintf.index.index import NO_ID, Index
+
+
+class Found(NamedTuple):
+    """The results of a search.
+
+    Attributes:
+        ids: `[batch, k]` int64, -1 in unused slots.
+        scores: `[batch, k]` float32, -inf in unused slots.
+        num_results: `[batch]` int32.
+        values: `[batch, k]` or `[batch, k, width]` for each returned
+            attribute, as its column stores it; missing in unused slots.
+    """
+
+    ids: tf.Tensor
+    scores: tf.Tensor
+    num_results: tf.Tensor
+    values: Sequence[tf.Tensor]
+
+
+class Looked(NamedTuple):
+    """Rows that were looked up by id.
+
+    Attributes:
+        embeddings: `[batch, dim]` float32, 0 where not found.
+        values: `[batch]` or `[batch, width]` for each attribute of the
+            schema, as its column stores it; missing where not found.
+        found: `[batch]` bool.
+    """
+
+    embeddings: tf.Tensor
+    values: Sequence[tf.Tensor]
+    found: tf.Tensor
+
+
+class NativeSearch:
+    """Filtered exact search by `Lintf>Retrieve`, in place on the variables."""
+
+    def __init__(self, index: Index, k: int, returned: Sequence[str]):
+        names = [a.name for a in index.schema.attributes]
+        self._index = index
+        self._k = k
+        self._columns = [names.index(name) for name in returned]
+
+    def __call__(self, queries: tf.Tensor, programs: tf.Tensor) -> Found:
+        index = self._index
+        result = ops.retrieve(
+            queries,
+            programs,
+            index.resource,
+            index.ids,
+            index.embeddings,
+            index.num_rows,
+            index.columns,
+            k=self._k,
+            metric=index.schema.metric,
+            return_columns=self._columns,
+        )
+        return Found(
+            result.ids, result.scores, result.num_results, result.values
+        )
+
+    def lookup(self, ids: tf.Tensor) -> Looked:
+        index = self._index
+        result = ops.lookup(
+            ids,
+            index.resource,
+            index.ids,
+            index.embeddings,
+            index.num_rows,
+            index.columns,
+        )
+        return Looked(result.embedding, result.values, result.found)
+
+    def counts(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows in use, and those of them that hold an item."""
+        index = self._index
+        stats = ops.index_stats(index.resource, index.ids, index.num_rows)
+        return stats.num_rows, stats.live_rows
+
+
+class PortableSearch:
+    """The same by stock operations, for servers without lintf's.
+
+    Scores every row for every query and keeps the score matrix in memory. The
+    variables are only ever read whole: gathering from one would make every
+    later read copy it.
+    """
+
+    def __init__(self, index: Index, k: int, returned: Sequence[str]):
+        if int(index.num_rows) != index.capacity:
+            raise ValueError(
+                "a portable index must be full, because its searches read "
+                f"whole variables: it has {int(index.num_rows)} items and a "
+                f"capacity of {index.capacity}"
+            )
+        self._index = index
+        self._k = k
+        self._returned = list(returned)
+
+    def __call__(self, queries: tf.Tensor, programs: tf.Tensor) -> Found:
+        index = self._index
+        ids = index.ids.read_value()
+        passing = portable.filter_masks(
+            programs, [c.read_value() for c in index.columns], ids
+        )
+        scores = tf.where(passing, self._scores(queries), -float("inf"))
+        kept = min(self._k, index.capacity)
+        best, rows = tf.math.top_k(scores, kept)
+        num_results = tf.minimum(
+            tf.math.count_nonzero(passing, axis=1, dtype=tf.int32), kept
+        )
+        unused = tf.range(kept) >= num_results[:, tf.newaxis]
+
+        def gathered(values: tf.Tensor, empty: tf.Tensor) -> tf.Tensor:
+            picked = tf.gather(values, rows)
+            mask = unused
+            if picked.shape.rank == 3:
+                mask = unused[..., tf.newaxis]
+            return self._padded(tf.where(mask, empty, picked), empty)
+
+        nothing = tf.constant(-float("inf"))
+        values = [
+            gathered(
+                index.attributes[name].read_value(),
+                tf.constant(
+                    columns.missing_value(index.schema.attribute(name))
+                ),
+            )
+            for name in self._returned
+        ]
+        return Found(
+            gathered(ids, tf.constant(NO_ID, tf.int64)),
+            self._padded(tf.where(unused, nothing, best), nothing),
+            num_results,
+            values,
+        )
+
+    def lookup(self, ids: tf.Tensor) -> Looked:
+        index = self._index
+        matches = ids[:, tf.newaxis] == index.ids.read_value()[tf.newaxis]
+        found = tf.reduce_any(matches, axis=1) & (ids != NO_ID)
+        rows = tf.argmax(matches, axis=1)
+
+        def gathered(values: tf.Tensor, empty: tf.Tensor) -> tf.Tensor:
+            picked = tf.gather(values, rows)
+            mask = found if picked.shape.rank == 1 else found[:, tf.newaxis]
+            return tf.where(mask, picked, empty)
+
+        values = [
+            gathered(
+                index.attributes[a.name].read_value(),
+                tf.constant(columns.missing_value(a)),
+            )
+            for a in index.schema.attributes
+        ]
+        embeddings = gathered(index.embeddings.read_value(), tf.constant(0.0))
+        return Looked(embeddings, values, found)
+
+    def counts(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows in use, and those of them that hold an item."""
+        ids = self._index.ids.read_value()
+        live = tf.math.count_nonzero(ids != NO_ID)
+        return self._index.num_rows.read_value(), live
+
+    def _scores(self, queries: tf.Tensor) -> tf.Tensor:
+        items = self._index.embeddings.read_value()
+        metric = self._index.schema.metric
+        if metric == "cosine":
+            queries = tf.math.l2_normalize(queries, axis=1)
+        scores = tf.matmul(queries, items, transpose_b=True)
+        if metric == "l2":
+            squares = tf.reduce_sum(tf.square(items), axis=1)
+            own = tf.reduce_sum(tf.square(queries), axis=1, keepdims=True)
+            scores = 2 * scores - squares - own
+        return scores
+
+    def _padded(self, values: tf.Tensor, empty: tf.Tensor) -> tf.Tensor:
+        extra = self._k - values.shape[1]
+        if extra == 0:
+            return values
+        shape = tf.concat(
+            [tf.shape(values)[:1], [extra], tf.shape(values)[2:]], axis=0
+        )
+        padded = tf.concat([values, tf.fill(shape, empty)], axis=1)
+        return tf.ensure_shape(padded, [None, self._k, *values.shape[2:]])

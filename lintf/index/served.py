@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The served model: an index and a query tower behind the signatures.
+
+`ServedIndex` is what the export job saves. Its signatures are the contract
+with clients: named, typed, with the batch as leading dimension everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from lintf import ops
+from lintf.index import columns
+from lintf.index.index import Index
+from lintf.index.search import NativeSearch, PortableSearch
+
+ALGORITHMS = ("auto", "masked")
+
+Tensors = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """Batching of concurrent `retrieve` requests inside the graph.
+
+    Each request's inputs are checked and its filter compiled before it joins
+    a batch, so a bad request fails alone.
+
+    Attributes:
+        max_batch_size: Most queries in one batch.
+        timeout_micros: How long the first request waits for others.
+        num_threads: Batches that may run at once.
+        max_enqueued_batches: Batches that may wait; more is UNAVAILABLE.
+    """
+
+    max_batch_size: int = 64
+    timeout_micros: int = 500
+    num_threads: int = 2
+    max_enqueued_batches: int = 100
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "timeout_micros" else 1
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"batching: `{field.name}` must be an integer of at least "
+                    f"{least}, got {value!r}"
+                )
+
+
+class ServedIndex(tf.Module):
+    """An index with its query tower, ready to be saved and served.
+
+    Attributes:
+        index: The index.
+        query_tower: Maps raw query features to embeddings, or None.
+        k: Results a query.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        query_tower: Any = None,
+        *,
+        k: int,
+        algorithm: str = "auto",
+        return_attributes: Sequence[str] = (),
+        batching: Batching | None = None,
+        portable: bool = False,
+        build_id: str = "",
+    ):
+        """Puts signatures around an index.
+
+        Args:
+            index: The index to serve.
+            query_tower: Called with a dict of tensors, returns `[batch, dim]`
+                float32; has `feature_specs`, a dict of `tf.TensorSpec` with a
+                leading None. Without it there are no signatures that take raw
+                features, and `serving_default` is `retrieve_by_embedding`.
+            k: Results a query, at least 1; may exceed the number of items.
+            algorithm: One of `ALGORITHMS`.
+            return_attributes: Attributes that come back with the results.
+            batching: Batches concurrent requests in the graph, or None.
+            portable: Uses stock TensorFlow operations only. Filters then
+                arrive as compiled programs.
+            build_id: Names this build in `index_stats`.
+
+        Raises:
+            KeyError: A returned attribute is not in the schema.
+            ValueError: Another argument is out of its range, or the tower
+                does not fit the index.
+        """
+        super().__init__()
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1, got {k}")
+        if algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"`algorithm` must be one of {', '.join(ALGORITHMS)}, got "
+                f"{algorithm!r}"
+            )
+        schema = index.schema
+        self._returned = [schema.attribute(n) for n in return_attributes]
+        for attribute in self._returned:
+            if not attribute.decodable:
+                raise ValueError(
+                    f"attribute {attribute.name!r} is stored as hashes and "
+                    "cannot be returned; give it a vocabulary"
+                )
+        self.index = index
+        self.query_tower = query_tower
+        self.k = k
+        self._portable = portable
+        self._build_id = build_id
+        self._batching = batching
+        search = PortableSearch if portable else NativeSearch
+        self._search = search(index, k, [a.name for a in self._returned])
+        if query_tower is not None:
+            self._check_tower()
+
+    def signatures(self) -> dict[str, Any]:
+        """The concrete functions, by signature name."""
+        filter_spec = self._filter_spec()
+        embedding = {
+            "query_embedding": tf.TensorSpec(
+                [None, self.index.schema.dim], tf.float32
+            )
+        }
+        signatures = {
+            "retrieve_by_embedding": _signature(
+                self._retriever(
+                    lambda f: self._checked_queries(f["query_embedding"]),
+                    embedding,
+                ),
+                embedding | filter_spec,
+            ),
+            "lookup": _signature(self._lookup, self._id_spec()),
+            "index_stats": _signature(
+                self._index_stats, {"probe": tf.TensorSpec([None], tf.int64)}
+            ),
+        }
+        if self.query_tower is None:
+            default = signatures["retrieve_by_embedding"]
+        else:
+            features = dict(self.query_tower.feature_specs)
+            signatures["embed_query"] = _signature(
+                lambda **f: {
+                    "query_embedding": self._embed(_checked(f, features))
+                },
+                features,
+            )
+            default = _signature(
+                self._retriever(self._embed, features), features | filter_spec
+            )
+            signatures["retrieve"] = default
+        signatures["serving_default"] = default
+        return signatures
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the SavedModel to the directory `path`."""
+        namespaces = [] if self._portable else ["Lintf"]
+        tf.saved_model.save(
+            self,
+            os.fspath(path),
+            signatures=self.signatures(),
+            options=tf.saved_model.SaveOptions(namespace_whitelist=namespaces),
+        )
+
+    def _check_tower(self) -> None:
+        specs = dict(self.query_tower.feature_specs)
+        reserved = sorted({"filter", "filter_program"} & set(specs))
+        if reserved:
+            raise ValueError(
+                f"the query tower must not have a feature {reserved[0]!r}: it "
+                "is an input of `retrieve`"
+            )
+        for name, spec in specs.items():
+            if spec.shape.rank is None or spec.shape.rank < 1:
+                raise ValueError(
+                    f"query feature {name!r} must have a known rank and the "
+                    f"batch as leading dimension, got {spec}"
+                )
+        example = {
+            n: tf.zeros([1, *s.shape[1:]], s.dtype)
+            if s.dtype != tf.string
+            else tf.fill([1, *s.shape[1:]], "")
+            for n, s in specs.items()
+        }
+        shape = self._embed(example).shape
+        if shape != [1, self.index.schema.dim]:
+            raise ValueError(
+                "the query tower must return [batch, "
+                f"{self.index.schema.dim}] embeddings for this index, got "
+                f"{shape} for one query"
+            )
+
+    def _embed(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return tf.cast(self.query_tower(dict(features)), tf.float32)
+
+    def _checked_queries(self, queries: tf.Tensor) -> tf.Tensor:
+        # Retrieve checks them too, but by then they may be in a batch with
+        # other people's.
+        return tf.debugging.check_numerics(
+            queries, "`query_embedding` must be finite"
+        )
+
+    def _filter_spec(self) -> dict[str, tf.TensorSpec]:
+        if not self._portable:
+            return {"filter": tf.TensorSpec([None], tf.string)}
+        words = self.index.schema.limits.max_words
+        return {"filter_program": tf.TensorSpec([None, words], tf.int64)}
+
+    def _id_spec(self) -> dict[str, tf.TensorSpec]:
+        string = self.index.schema.id_dtype == "string"
+        dtype = tf.string if string else tf.int64
+        return {"id": tf.TensorSpec([None], dtype)}
+
+    def _retriever(
+        self,
+        embed: Callable[[Tensors], tf.Tensor],
+        specs: Mapping[str, tf.TensorSpec],
+    ) -> Callable[..., Tensors]:
+        """The function behind a retrieve signature."""
+
+        def retrieve(**inputs: tf.Tensor) -> Tensors:
+            inputs = _checked(inputs, specs | self._filter_spec())
+            if self._portable:
+                programs = inputs.pop("filter_program")
+                return self._results(embed(inputs), programs)
+            filters = inputs.pop("filter")
+            programs = ops.compile_filter(filters, self.index.schema)
+            if self._batching is None:
+                return self._results(embed(inputs), programs)
+            return self._batched(embed, inputs, filters, programs)
+
+        return retrieve
+
+    def _batched(
+        self,
+        embed: Callable[[Tensors], tf.Tensor],
+        inputs: Tensors,
+        filters: tf.Tensor,
+        programs: tf.Tensor,
+    ) -> Tensors:
+        """Runs the search in a batch with other requests'.
+
+        What a client can get wrong is checked here, on its own request:
+        shapes, finiteness and the filter. Programs have a length that depends
+        on the request, which batches cannot have, so the batch carries the
+        text and compiles it again (microseconds).
+        """
+        names = sorted(inputs)
+        checks = [programs]
+        for name in names:
+            if inputs[name].dtype.is_floating:
+                checks.append(
+                    tf.debugging.check_numerics(
+                        inputs[name], f"`{name}` must be finite"
+                    )
+                )
+        with tf.control_dependencies(checks):
+            filters = tf.identity(filters)
+        keys: list[str] = []
+
+        def search(filters: tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
+            features = dict(zip(names, values, strict=True))
+            compiled = ops.compile_filter(filters, self.index.schema)
+            results = self._results(embed(features), compiled)
+            keys[:] = sorted(results)
+            return [results[key] for key in keys]
+
+        options = self._batching
+        assert options is not None
+        batched = tf.nondifferentiable_batch_function(
+            num_batch_threads=options.num_threads,
+            max_batch_size=options.max_batch_size,
+            batch_timeout_micros=options.timeout_micros,
+            max_enqueued_batches=options.max_enqueued_batches,
+            enable_large_batch_splitting=True,
+            autograph=False,
+        )(search)
+        values = batched(filters, *(inputs[name] for name in names))
+        return dict(zip(keys, values, strict=True))
+
+    def _results(self, queries: tf.Tensor, programs: tf.Tensor) -> Tensors:
+        found = self._search(queries, programs)
+        results = {
+            "ids": self._id_output(found.ids),
+            "scores": found.scores,
+            "num_results": found.num_results,
+        }
+        for attribute, values in zip(self._returned, found.values, strict=True):
+            key = f"attribute_{attribute.name}"
+            results[key] = columns.decode_tensor(attribute, values)
+        return results
+
+    def _id_output(self, ids: tf.Tensor) -> tf.Tensor:
+        if self.index.id_text is None:
+            return ids
+        text = self.index.id_text.lookup(ids)
+        # The table's static shape is unknown; clients see that of the ids.
+        return tf.ensure_shape(text, ids.shape)
+
+    def _lookup(self, **inputs: tf.Tensor) -> Tensors:
+        ids = _checked(inputs, self._id_spec())["id"]
+        if self.index.schema.id_dtype == "string":
+            ids = columns.fingerprint_tensor(ids)
+        found = self._search.lookup(ids)
+        results = {"embedding": found.embeddings, "found": found.found}
+        for attribute, values in zip(
+            self.index.schema.attributes, found.values, strict=True
+        ):
+            if attribute.decodable:
+                key = f"attribute_{attribute.name}"
+                results[key] = columns.decode_tensor(attribute, values)
+        return results
+
+    def _index_stats(self, **inputs: tf.Tensor) -> Tensors:
+        probe = _checked(inputs, {"probe": tf.TensorSpec([None], tf.int64)})
+        batch = tf.shape(probe["probe"])[0]
+        num_rows, live_rows = self._search.counts()
+        index = self.index
+        scalars = {
+            "num_rows": num_rows,
+            "live_rows": live_rows,
+            "capacity": tf.constant(index.capacity, tf.int64),
+            "index_bytes": tf.constant(index.index_bytes, tf.int64),
+            "build_id": tf.constant(self._build_id),
+            "schema": tf.constant(index.schema.to_json()),
+        }
+        stats = {name: tf.repeat(v, batch) for name, v in scalars.items()}
+        offsets = index.log_offsets.read_value()
+        stats["log_offsets"] = tf.tile(offsets[tf.newaxis], [batch, 1])
+        return stats
+
+
+def _checked(
+    inputs: Mapping[str, tf.Tensor], specs: Mapping[str, tf.TensorSpec]
+) -> Tensors:
+    """Holds a request to the signature's shapes, which servers do not."""
+    return {
+        name: tf.ensure_shape(inputs[name], spec.shape)
+        for name, spec in specs.items()
+    }
+
+
+def _signature(
+    function: Callable[..., Tensors], specs: Mapping[str, tf.TensorSpec]
+) -> Any:
+    named = {
+        name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
+        for name, spec in specs.items()
+    }
+    return tf.function(function, autograph=False).get_concrete_function(**named)
