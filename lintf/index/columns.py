@@ -249,7 +249,7 @@ def _check_range(
     attribute: Attribute, position: int, number: Any, missing: Any
 ) -> None:
     if attribute.dtype == "float32":
-        if math.isinf(float(np.float32(min(max(number, -1e39), 1e39)))):
+        if abs(number) > float(np.finfo(np.float32).max):
             raise _bad(attribute, position, number, "finite float32")
         return
     limits = np.iinfo(attribute.dtype)

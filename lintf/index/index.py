@@ -249,6 +249,23 @@ class Index(tf.Module):
         return encoded
 
 
+class IndexState(tf.Module):
+    """The variables of an index without its resource.
+
+    What a portable export saves: the resource is one of lintf's own
+    operations, which a stock server does not have.
+    """
+
+    def __init__(self, index: Index):
+        super().__init__()
+        self.ids = index.ids
+        self.embeddings = index.embeddings
+        self.attributes = dict(index.attributes)
+        self.num_rows = index.num_rows
+        self.log_offsets = index.log_offsets
+        self.id_text = index.id_text
+
+
 def _variable(
     name: str, shape: list[int], dtype: tf.DType, value: Any
 ) -> tf.Variable:

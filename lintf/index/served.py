@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from lintf import ops
 from lintf.index import columns
-from lintf.index.index import Index
+from lintf.index.index import Index, IndexState
 from lintf.index.search import NativeSearch, PortableSearch
 
 ALGORITHMS = ("auto", "masked")
@@ -112,7 +112,10 @@ class ServedIndex(tf.Module):
                     f"attribute {attribute.name!r} is stored as hashes and "
                     "cannot be returned; give it a vocabulary"
                 )
-        self.index = index
+        # The SavedModel holds what is tracked: all of the index, or only its
+        # variables.
+        self.__dict__["index"] = index
+        self.state = IndexState(index) if portable else index
         self.query_tower = query_tower
         self.k = k
         self._portable = portable

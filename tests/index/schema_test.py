@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schemas: what is refused, what is chosen, and JSON both ways."""
+
+import dataclasses
+
+import pytest
+
+from lintf.index.schema import (
+    Attribute,
+    FilterLimits,
+    IndexSchema,
+    infer_attribute,
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("1st", "int"), "not starting with a digit"),
+        (("id", "int"), "a meaning of its own"),
+        (("NOT", "int"), "a meaning of its own"),
+        (("x", "text"), "`kind` must be one of"),
+        (("x", "int", "hash"), "can be encoded as number"),
+        (("x", "int", "number", "int32"), "is stored as int64"),
+        (("x", "category", "vocabulary", "uint8", 2), "`width` must be 1"),
+        (("x", "int", "number", "int64", 1, ("a",)), "takes no vocabulary"),
+        (
+            ("x", "tags", "bits", "uint8", 1, tuple("abcdefgh")),
+            "has room for 7 values",
+        ),
+        (
+            ("x", "category", "vocabulary", "uint8", 1, ("a", "a")),
+            "distinct values",
+        ),
+    ],
+)
+def test_attribute_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Attribute(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 0}, "`dim` must be"),
+        ({"metric": "dot"}, "`metric` must be one of"),
+        ({"id_dtype": "int32"}, "`id_dtype` must be one of"),
+        (
+            {"attributes": (Attribute("a", "int"), Attribute("a", "int"))},
+            "a more than once",
+        ),
+        ({"format_version": 99}, "got format 99"),
+    ],
+)
+def test_schema_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        IndexSchema(**{"dim": 4, **changes})
+
+
+def test_limits_refuse():
+    with pytest.raises(ValueError, match="`max_depth` must be a positive"):
+        FilterLimits(max_depth=0)
+
+
+def test_json_round_trip_keeps_everything():
+    schema = IndexSchema(
+        dim=7,
+        metric="cosine",
+        id_dtype="string",
+        attributes=(
+            infer_attribute("genre", "tags", [["ü", "b"], None, ["c"]]),
+            infer_attribute("year", "int", [], dtype="int16"),
+            infer_attribute("who", "category", ["x"], encoding="hash"),
+        ),
+        limits=FilterLimits(max_words=100),
+    )
+    assert IndexSchema.from_json(schema.to_json()) == schema
+    older = dataclasses.replace(schema)
+    text = older.to_json().replace('"format_version": 1', '"format_version": 0')
+    with pytest.raises(ValueError, match="got format 0; export the index"):
+        IndexSchema.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_values", "encoding", "dtype"),
+    [
+        ("category", 254, "vocabulary", "uint8"),
+        ("category", 255, "vocabulary", "uint16"),
+        ("category", 65_535, "vocabulary", "uint32"),
+        ("category", (1 << 20) + 1, "hash", "int64"),
+        ("tags", 7, "bits", "uint8"),
+        ("tags", 8, "bits", "uint16"),
+        ("tags", 63, "bits", "uint64"),
+        ("tags", 64, "vocabulary", "uint8"),
+    ],
+)
+def test_inference_takes_the_cheapest(kind, num_values, encoding, dtype):
+    values = [str(i) for i in range(num_values)]
+    if kind == "tags":
+        values = [[v] for v in values]
+    attribute = infer_attribute("x", kind, values)
+    assert (attribute.encoding, attribute.dtype) == (encoding, dtype)
+
+
+def test_inferred_width_is_the_most_distinct_tags_of_a_row():
+    rows = [[str(i)] for i in range(80)] + [["1", "2", "2", "3", ""], None]
+    assert infer_attribute("x", "tags", rows).width == 3
+
+
+def test_unknown_attribute_lists_the_known():
+    schema = IndexSchema(dim=1, attributes=(Attribute("year", "int"),))
+    with pytest.raises(KeyError, match="the index has: year"):
+        schema.attribute("yaer")
