@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves SavedModels on TF Serving's gRPC API, for development.
+
+Directories named by a number under --model_base_path are versions: the largest
+is served, a new one is loaded and swapped in without a failed request, and
+deleting it goes back to the one before. The flags have the names and meanings
+of tensorflow_model_server, which is what to run in production.
+
+Examples:
+  lintf serve --model_base_path models/films --model_name films
+  lintf serve --model_config_file serving_configs/models.config --port 0
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+if TYPE_CHECKING:
+    from lintf.serving.server import Server
+
+FLAGS = flags.FlagValues()
+
+flags.DEFINE_string(
+    "host",
+    "127.0.0.1",
+    "Address to listen on; 0.0.0.0 for every interface.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "port",
+    8500,
+    "Port to listen on; 0 takes a free one.",
+    lower_bound=0,
+    upper_bound=65535,
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "model_base_path",
+    "",
+    "Directory of the model's version directories.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "model_name",
+    "default",
+    "Name of the model in requests.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "model_config_file",
+    "",
+    "ModelServerConfig text proto with several models, version policies and "
+    "labels; instead of --model_base_path and --model_name.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "file_system_poll_wait_seconds",
+    1.0,
+    "Seconds between two looks for new versions; 0 looks once, a negative "
+    "number never.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "max_num_load_retries",
+    5,
+    "How often a failed load is tried again.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "load_retry_interval_micros",
+    60_000_000,
+    "Microseconds between two tries.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "enable_model_warmup",
+    True,
+    "Run the recorded requests of a version before it serves.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "allow_version_labels_for_unavailable_models",
+    False,
+    "Let a label name a version that is not loaded yet: labels in a config "
+    "file at start need it.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "grpc_max_threads",
+    max(16, 4 * (os.cpu_count() or 1)),
+    "Requests that run at once; more wait.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_alias("max_threads", "grpc_max_threads", flag_values=FLAGS)
+flags.DEFINE_float(
+    "grace_seconds",
+    10.0,
+    "Seconds that requests in progress have to end at shutdown.",
+    lower_bound=0.0,
+    flag_values=FLAGS,
+)
+
+
+def _read_config() -> Any:
+    """The ModelServerConfig that the flags ask for; ValueError says why not."""
+    # Importing TensorFlow takes seconds: what can be checked is checked first.
+    base_path, config_file = FLAGS.model_base_path, FLAGS.model_config_file
+    if bool(base_path) == bool(config_file):
+        raise ValueError(
+            "exactly one of --model_base_path and --model_config_file must "
+            f"be given, got {'both' if base_path else 'none'}."
+        )
+    if base_path and not os.path.isdir(base_path):
+        raise ValueError(
+            f"--model_base_path {base_path} must be a directory with a "
+            "version directory in it, such as "
+            f"{os.path.join(base_path, '1')}; `lintf build-index` writes one."
+        )
+    from lintf.serving import model_config
+
+    if base_path:
+        return model_config.single_model(FLAGS.model_name, base_path)
+    return model_config.read_config_file(config_file)
+
+
+def _load_ops() -> None:
+    """Registers lintf's ops, which all but portable SavedModels need."""
+    try:
+        from lintf import ops  # noqa: F401
+    except ImportError as error:
+        # Portable models work, and the others say which op they miss.
+        print(
+            f"lintf serve: without lintf's ops only portable models load: "
+            f"{error}",
+            file=sys.stderr,
+        )
+
+
+def _make_server(config: Any) -> Server:
+    from lintf.serving.server import Server, ServerOptions
+    from lintf.serving.versions import LoadPolicy
+
+    return Server(
+        config,
+        ServerOptions(
+            host=FLAGS.host,
+            port=FLAGS.port,
+            max_threads=FLAGS.grpc_max_threads,
+            load_policy=LoadPolicy(
+                poll_wait_s=FLAGS.file_system_poll_wait_seconds,
+                max_retries=FLAGS.max_num_load_retries,
+                retry_interval_s=FLAGS.load_retry_interval_micros / 1e6,
+            ),
+            enable_warmup=FLAGS.enable_model_warmup,
+            allow_labels_for_unavailable=(
+                FLAGS.allow_version_labels_for_unavailable_models
+            ),
+        ),
+    )
+
+
+def _serve(server: Server) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    # Both signals take the same way out, while loading as well as later.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        server.start()
+        models = ", ".join(
+            f"{name} version {' and '.join(map(str, versions))}"
+            for name, versions in server.models.available().items()
+        )
+        print(
+            f"Serving {models} at {server.target} (gRPC). This is a "
+            "development server: use tensorflow_model_server in production.",
+            flush=True,
+        )
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("Stopping.", flush=True)
+        server.stop(FLAGS.grace_seconds)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serves until it is told to stop; returns the exit status."""
+    del argv  # All flags.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    try:
+        config = _read_config()
+        _load_ops()
+        from lintf.serving.errors import ServingError
+
+        server = _make_server(config)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"lintf serve: {error}", file=sys.stderr)
+        return 1
+    try:
+        _serve(server)
+    except ServingError as error:
+        print(f"lintf serve: {error.message}", file=sys.stderr)
+        server.stop(0.0)
+        return 1
+    return 0
