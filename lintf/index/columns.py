@@ -262,14 +262,14 @@ def _check_range(
 
 
 def _encode_codes(attribute: Attribute, values: Iterable[Any]) -> np.ndarray:
+    rows: list[tuple[str, ...]]
     if attribute.kind == "category":
-        lists = (
+        rows = [
             () if _is_missing(value) else (value,)
             for value in _checked_strings(attribute, values)
-        )
+        ]
     else:
-        lists = _checked_tags(attribute, values)
-    rows = list(lists)
+        rows = list(_checked_tags(attribute, values))
     out = np.zeros((len(rows), attribute.width), attribute.dtype)
     if attribute.encoding == "hash":
         distinct = sorted({w for row in rows for w in row})

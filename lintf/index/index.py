@@ -203,6 +203,7 @@ class Index(tf.Module):
             if not all(isinstance(t, str) and t for t in texts):
                 raise ValueError("item ids must be non-empty strings")
             column = columns.fingerprints(texts)
+            assert self.id_text is not None
             known = self.id_text.lookup(column).numpy()
             for text, other in zip(texts, known, strict=True):
                 if other and other.decode() != text:

@@ -231,7 +231,7 @@ class ServedIndex(tf.Module):
         """The function behind a retrieve signature."""
 
         def retrieve(**inputs: tf.Tensor) -> Tensors:
-            inputs = _checked(inputs, specs | self._filter_spec())
+            inputs = _checked(inputs, {**specs, **self._filter_spec()})
             if self._portable:
                 programs = inputs.pop("filter_program")
                 return self._results(embed(inputs), programs)
