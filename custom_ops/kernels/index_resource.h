@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an index knows beyond its variables; the resource of Lintf>IndexHandle.
+#ifndef LINTF_CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_
+#define LINTF_CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "custom_ops/core/id_map.h"
+#include "tensorflow/core/framework/resource_base.h"
+#include "tensorflow/core/framework/tensor.h"
+
+namespace lintf {
+
+// Made from the ids of the working set; immutable.
+struct IndexState {
+  IdMap row_of_id;
+  // A bit for each row, set where the row has an id; empty if all have one.
+  std::vector<uint64_t> live;
+  int64_t live_rows = 0;
+
+  const uint64_t* live_bits() const {
+    return live.empty() ? nullptr : live.data();
+  }
+};
+
+// Owns the state, makes it on first use, and notices when it is out of date.
+class IndexResource : public tensorflow::ResourceBase {
+ public:
+  // The state of rows [0, num_rows) of the variable `ids`, whose lock the
+  // caller holds (shared is enough). Searches that find the state ready share
+  // it without waiting for each other; the first one makes it while the others
+  // wait. FAILED_PRECONDITION if two rows have the same id.
+  //
+  // A state counts as out of date when the variable has another buffer (a
+  // restore, an assignment) or when the number of rows has changed. Writes in
+  // place must call `Invalidate`.
+  absl::Status GetState(const tensorflow::Tensor& ids, int64_t num_rows,
+                        std::shared_ptr<const IndexState>* state);
+
+  // Forgets the state; the next use makes it again. The caller holds the lock
+  // of the variable that it writes exclusively, so that no search is using a
+  // state of the old ids.
+  void Invalidate();
+
+  std::string DebugString() const override;
+  int64_t MemoryUsed() const override;
+
+ private:
+  struct Entry {
+    // Keeps the buffer alive, so that no other one can get its address.
+    tensorflow::Tensor ids;
+    int64_t num_rows = 0;
+    absl::Status status;
+    std::shared_ptr<const IndexState> state;
+  };
+
+  // True and the entry, if it is about these rows.
+  bool Find(const tensorflow::Tensor& ids, int64_t num_rows,
+            Entry* entry) const;
+
+  // Held while making a state; always taken before mu_.
+  std::mutex build_mu_;
+  // Guards what follows; never held for long.
+  mutable std::shared_mutex mu_;
+  bool valid_ = false;
+  Entry entry_;
+};
+
+}  // namespace lintf
+
+#endif  // LINTF_CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_

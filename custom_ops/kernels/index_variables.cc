@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "custom_ops/kernels/index_variables.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "custom_ops/core/column.h"
+#include "custom_ops/kernels/index_resource.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_handle.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/framework/types.h"
+#include "tensorflow/core/platform/errors.h"
+
+namespace lintf {
+
+using tensorflow::DataType;
+using tensorflow::OpInputList;
+using tensorflow::OpKernelContext;
+using tensorflow::ResourceHandle;
+using tensorflow::Tensor;
+using tensorflow::Var;
+using tensorflow::core::RefCountPtr;
+
+namespace {
+
+// A resource input that is used as one handle.
+absl::Status ScalarHandle(const Tensor& input, absl::string_view what,
+                          ResourceHandle* handle) {
+  if (input.NumElements() != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("`", what, "` must be one resource handle, got shape ",
+                     input.shape().DebugString()));
+  }
+  *handle = input.flat<ResourceHandle>()(0);
+  return absl::OkStatus();
+}
+
+absl::Status CheckVariable(const Var& variable, const Tensor& value,
+                           absl::string_view what, DataType dtype, int rank) {
+  if (!variable.is_initialized) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the variable `", what,
+                     "` must have a value; restore or assign it first"));
+  }
+  if (value.dtype() != dtype) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the variable `", what, "` must be ", tensorflow::DataTypeString(dtype),
+        ", got ", tensorflow::DataTypeString(value.dtype())));
+  }
+  if (value.dims() != rank) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the variable `", what, "` must have rank ", rank,
+                     ", got shape ", value.shape().DebugString()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool ColumnTypeOf(DataType dtype, ColumnType* type) {
+  switch (dtype) {
+    case tensorflow::DT_INT8:
+      *type = ColumnType::kInt8;
+      return true;
+    case tensorflow::DT_INT16:
+      *type = ColumnType::kInt16;
+      return true;
+    case tensorflow::DT_INT64:
+      *type = ColumnType::kInt64;
+      return true;
+    case tensorflow::DT_UINT8:
+      *type = ColumnType::kUint8;
+      return true;
+    case tensorflow::DT_UINT16:
+      *type = ColumnType::kUint16;
+      return true;
+    case tensorflow::DT_UINT32:
+      *type = ColumnType::kUint32;
+      return true;
+    case tensorflow::DT_UINT64:
+      *type = ColumnType::kUint64;
+      return true;
+    case tensorflow::DT_FLOAT:
+      *type = ColumnType::kFloat;
+      return true;
+    default:
+      return false;
+  }
+}
+
+absl::Status LookupIndex(OpKernelContext* ctx,
+                         RefCountPtr<IndexResource>* index) {
+  const Tensor* input;
+  ResourceHandle handle;
+  TF_RETURN_IF_ERROR(ctx->input("index", &input));
+  TF_RETURN_IF_ERROR(ScalarHandle(*input, "index", &handle));
+  const absl::Status status = tensorflow::LookupResource(ctx, handle, index);
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "`index` must be a handle from Lintf>IndexHandle: ", status.message()));
+}
+
+absl::Status LookupVariable(OpKernelContext* ctx, const Tensor& input,
+                            absl::string_view what,
+                            RefCountPtr<Var>* variable) {
+  ResourceHandle handle;
+  TF_RETURN_IF_ERROR(ScalarHandle(input, what, &handle));
+  const absl::Status status = tensorflow::LookupResource(ctx, handle, variable);
+  if (status.ok()) return status;
+  if (absl::IsNotFound(status)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the variable `", what,
+                     "` must have a value; restore or assign it first"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "`", what, "` must be the handle of a variable: ", status.message()));
+}
+
+IndexReader::~IndexReader() {
+  for (Var* variable : locked_) variable->mu()->unlock_shared();
+}
+
+absl::Status IndexReader::Open(OpKernelContext* ctx, bool with_embeddings,
+                               bool with_columns) {
+  const Tensor* input;
+  TF_RETURN_IF_ERROR(LookupIndex(ctx, &index_));
+  TF_RETURN_IF_ERROR(ctx->input("ids", &input));
+  TF_RETURN_IF_ERROR(LookupVariable(ctx, *input, "ids", &ids_variable_));
+  TF_RETURN_IF_ERROR(ctx->input("num_rows", &input));
+  TF_RETURN_IF_ERROR(
+      LookupVariable(ctx, *input, "num_rows", &num_rows_variable_));
+  if (with_embeddings) {
+    TF_RETURN_IF_ERROR(ctx->input("embeddings", &input));
+    TF_RETURN_IF_ERROR(
+        LookupVariable(ctx, *input, "embeddings", &embeddings_variable_));
+  }
+  if (with_columns) {
+    OpInputList inputs;
+    TF_RETURN_IF_ERROR(ctx->input_list("columns", &inputs));
+    column_variables_.resize(inputs.size());
+    for (int i = 0; i < inputs.size(); ++i) {
+      TF_RETURN_IF_ERROR(LookupVariable(ctx, inputs[i],
+                                        absl::StrCat("columns[", i, "]"),
+                                        &column_variables_[i]));
+    }
+  }
+  LockAll();
+  TF_RETURN_IF_ERROR(CheckAll());
+  return index_->GetState(*ids_variable_->tensor(), num_rows_, &state_);
+}
+
+void IndexReader::LockAll() {
+  std::vector<Var*> all = {ids_variable_.get(), num_rows_variable_.get()};
+  if (embeddings_variable_ != nullptr)
+    all.push_back(embeddings_variable_.get());
+  for (auto& variable : column_variables_) all.push_back(variable.get());
+  // By the mutex's address: TensorFlow's own order for locking several
+  // variables. The same variable may be there twice, but must not be locked
+  // twice.
+  std::sort(all.begin(), all.end(), [](Var* a, Var* b) {
+    return std::less<const void*>()(a->mu(), b->mu());
+  });
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  for (Var* variable : all) {
+    variable->mu()->lock_shared();
+    locked_.push_back(variable);
+  }
+}
+
+absl::Status IndexReader::CheckAll() {
+  const Tensor& ids = *ids_variable_->tensor();
+  TF_RETURN_IF_ERROR(
+      CheckVariable(*ids_variable_, ids, "ids", tensorflow::DT_INT64, 1));
+  capacity_ = ids.dim_size(0);
+  ids_ = ids.flat<int64_t>().data();
+
+  const Tensor& num_rows = *num_rows_variable_->tensor();
+  TF_RETURN_IF_ERROR(CheckVariable(*num_rows_variable_, num_rows, "num_rows",
+                                   tensorflow::DT_INT64, 0));
+  num_rows_ = num_rows.scalar<int64_t>()();
+  if (num_rows_ < 0 || num_rows_ > capacity_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("`num_rows` must be in [0, ", capacity_,
+                     "], the capacity of `ids`, got ", num_rows_));
+  }
+
+  if (embeddings_variable_ != nullptr) {
+    const Tensor& embeddings = *embeddings_variable_->tensor();
+    TF_RETURN_IF_ERROR(CheckVariable(*embeddings_variable_, embeddings,
+                                     "embeddings", tensorflow::DT_FLOAT, 2));
+    if (embeddings.dim_size(0) != capacity_ || embeddings.dim_size(1) < 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the variable `embeddings` must have shape [", capacity_,
+                       ", dim], as many rows as `ids`, got ",
+                       embeddings.shape().DebugString()));
+    }
+    dim_ = embeddings.dim_size(1);
+    embeddings_ = embeddings.flat<float>().data();
+  }
+
+  columns_.resize(column_variables_.size());
+  for (size_t i = 0; i < column_variables_.size(); ++i) {
+    const Tensor& values = *column_variables_[i]->tensor();
+    const std::string what = absl::StrCat("columns[", i, "]");
+    const int rank = values.dims() == 2 ? 2 : 1;
+    TF_RETURN_IF_ERROR(CheckVariable(*column_variables_[i], values, what,
+                                     values.dtype(), rank));
+    if (values.dim_size(0) != capacity_ ||
+        (rank == 2 && values.dim_size(1) < 1)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the variable `", what, "` must have shape [", capacity_, "] or [",
+          capacity_, ", width], as many rows as `ids`, got ",
+          values.shape().DebugString()));
+    }
+    if (!ColumnTypeOf(values.dtype(), &columns_[i].type)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the variable `", what,
+          "` must be int8, int16, int64, uint8, uint16, uint32, uint64 or "
+          "float, got ",
+          tensorflow::DataTypeString(values.dtype())));
+    }
+    columns_[i].width = rank == 2 ? values.dim_size(1) : 1;
+    columns_[i].data = values.data();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace lintf

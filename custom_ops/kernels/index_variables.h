@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// The variables of an index, as its ops read them: in place, under locks.
+#ifndef LINTF_CUSTOM_OPS_KERNELS_INDEX_VARIABLES_H_
+#define LINTF_CUSTOM_OPS_KERNELS_INDEX_VARIABLES_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "custom_ops/core/column.h"
+#include "custom_ops/kernels/index_resource.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/framework/tensor.h"
+#include "tensorflow/core/framework/types.h"
+#include "tensorflow/core/platform/refcount.h"
+
+namespace lintf {
+
+// The column type that stores values of `dtype`; false if there is none.
+bool ColumnTypeOf(tensorflow::DataType dtype, ColumnType* type);
+
+// Finds the index behind the input `index` of the op.
+absl::Status LookupIndex(tensorflow::OpKernelContext* ctx,
+                         tensorflow::core::RefCountPtr<IndexResource>* index);
+
+// Finds the variable behind the resource input `input`. `what` names it in
+// messages. The caller locks it. FAILED_PRECONDITION if it does not exist.
+absl::Status LookupVariable(
+    tensorflow::OpKernelContext* ctx, const tensorflow::Tensor& input,
+    absl::string_view what,
+    tensorflow::core::RefCountPtr<tensorflow::Var>* variable);
+
+// Holds the lock of a variable exclusively. (TensorFlow's own lock classes
+// cannot be named without deprecation warnings.)
+class ExclusiveVariableLock {
+ public:
+  explicit ExclusiveVariableLock(tensorflow::Var* variable)
+      : variable_(variable) {
+    variable_->mu()->lock();
+  }
+  ExclusiveVariableLock(const ExclusiveVariableLock&) = delete;
+  ExclusiveVariableLock& operator=(const ExclusiveVariableLock&) = delete;
+  ~ExclusiveVariableLock() { variable_->mu()->unlock(); }
+
+ private:
+  tensorflow::Var* const variable_;
+};
+
+// One consistent read of an index. From `Open` until it goes out of scope it
+// holds the lock of every variable, shared: searches run side by side, and
+// whoever replaces or rewrites a variable waits. Never copies a variable, and
+// leaves its copy-on-read mode as it is.
+class IndexReader {
+ public:
+  IndexReader() = default;
+  IndexReader(const IndexReader&) = delete;
+  IndexReader& operator=(const IndexReader&) = delete;
+  ~IndexReader();
+
+  // Reads the inputs `index`, `ids` and `num_rows` of the op, and `embeddings`
+  // and `columns` where they are wanted, and checks that they fit together.
+  absl::Status Open(tensorflow::OpKernelContext* ctx, bool with_embeddings,
+                    bool with_columns);
+
+  int64_t num_rows() const { return num_rows_; }
+  int64_t capacity() const { return capacity_; }
+  const int64_t* ids() const { return ids_; }
+  // [capacity, dim], row-major; only with embeddings.
+  const float* embeddings() const { return embeddings_; }
+  int64_t dim() const { return dim_; }
+  // In the order of the input; only with columns.
+  const std::vector<Column>& columns() const { return columns_; }
+  const tensorflow::Tensor& column_tensor(int i) const {
+    return *column_variables_[i]->tensor();
+  }
+  const IndexState& state() const { return *state_; }
+
+ private:
+  void LockAll();
+  absl::Status CheckAll();
+
+  tensorflow::core::RefCountPtr<IndexResource> index_;
+  tensorflow::core::RefCountPtr<tensorflow::Var> ids_variable_;
+  tensorflow::core::RefCountPtr<tensorflow::Var> num_rows_variable_;
+  tensorflow::core::RefCountPtr<tensorflow::Var> embeddings_variable_;
+  std::vector<tensorflow::core::RefCountPtr<tensorflow::Var>> column_variables_;
+  std::vector<tensorflow::Var*> locked_;
+
+  int64_t num_rows_ = 0;
+  int64_t capacity_ = 0;
+  int64_t dim_ = 0;
+  const int64_t* ids_ = nullptr;
+  const float* embeddings_ = nullptr;
+  std::vector<Column> columns_;
+  std::shared_ptr<const IndexState> state_;
+};
+
+}  // namespace lintf
+
+#endif  // LINTF_CUSTOM_OPS_KERNELS_INDEX_VARIABLES_H_

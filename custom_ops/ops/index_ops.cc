@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ops on the index as a whole.
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace lintf {
+
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ScalarShape;
+using tensorflow::shape_inference::ShapeHandle;
+
+REGISTER_OP("Lintf>IndexHandle")
+    .Output("index: resource")
+    .Attr("container: string = ''")
+    .Attr("shared_name: string = ''")
+    .SetIsStateful()
+    .SetShapeFn(ScalarShape)
+    .Doc(R"doc(
+Makes a handle of what an index knows beyond its variables: the map from item
+ids to rows, and which rows are live. Both are made from the `ids` and
+`num_rows` variables when an op first needs them.
+
+With a `shared_name`, every node of that name and container in a session (or
+in one eager context) gives the same resource. With the shared name of
+anonymous variables, every execution gives a new one that lives as long as its
+handle. Without a shared name, every node has a resource of its own.
+
+index: the handle; `[]`.
+container: of the resource manager; empty means the default one.
+shared_name: see above.
+)doc");
+
+REGISTER_OP("Lintf>IndexStats")
+    .Input("index: resource")
+    .Input("ids: resource")
+    .Input("num_rows: resource")
+    .Output("rows: int64")
+    .Output("live_rows: int64")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle unused;
+      for (int i = 0; i < 3; ++i) {
+        TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &unused));
+      }
+      c->set_output(0, c->Scalar());
+      c->set_output(1, c->Scalar());
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Counts the rows of an index.
+
+index: handle from `Lintf>IndexHandle`.
+ids: handle of an int64 variable `[capacity]`: the item of each row, -1 for a
+  dead row.
+num_rows: handle of an int64 variable `[]`: rows in use.
+rows: the value of `num_rows`; `[]`.
+live_rows: rows in use that have an item; `[]`.
+)doc");
+
+REGISTER_OP("Lintf>AssignRows")
+    .Input("index: resource")
+    .Input("variable: resource")
+    .Input("start: int64")
+    .Input("values: T")
+    .Attr(
+        "T: {bool, int8, int16, int32, int64, uint8, uint16, uint32, uint64, "
+        "half, bfloat16, float, double}")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 0, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 0, &unused));
+      ShapeHandle values;
+      TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(3), 1, &values));
+      const auto* variable = c->input_handle_shapes_and_types(1);
+      if (variable == nullptr || variable->size() != 1) return absl::OkStatus();
+      tensorflow::DataType dtype;
+      TF_RETURN_IF_ERROR(c->GetAttr("T", &dtype));
+      if ((*variable)[0].dtype != dtype) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("`values` must have the dtype of `variable`, ",
+                         tensorflow::DataTypeString((*variable)[0].dtype),
+                         ", got ", tensorflow::DataTypeString(dtype)));
+      }
+      const ShapeHandle shape = (*variable)[0].shape;
+      if (!c->RankKnown(shape)) return absl::OkStatus();
+      ShapeHandle variable_row;
+      ShapeHandle values_row;
+      TF_RETURN_IF_ERROR(c->WithRankAtLeast(shape, 1, &unused));
+      TF_RETURN_IF_ERROR(c->Subshape(shape, 1, &variable_row));
+      TF_RETURN_IF_ERROR(c->Subshape(values, 1, &values_row));
+      return c->Merge(variable_row, values_row, &unused);
+    })
+    .Doc(R"doc(
+Writes rows of an index variable in place.
+
+Rows `[start, start + n)` of the variable's own buffer are overwritten, under
+its exclusive lock, so that dense reads of the variable stay free of copies
+(the stock scatter and slice assignments would switch it to copy-on-read mode
+for good). A buffer that somebody is still reading is first copied, once. The
+index forgets its map from ids to rows; it is made again at the next use.
+
+Fails, with nothing written, with INVALID_ARGUMENT if dtype, shape or range do
+not fit, and with FAILED_PRECONDITION if the variable has no value yet.
+
+index: handle from `Lintf>IndexHandle`.
+variable: handle of a variable `[capacity, ...]`.
+start: the first row; `[]`.
+values: the rows; `[n, ...]`. `n` may be 0.
+)doc");
+
+}  // namespace lintf
