@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two towers for MovieLens: history and user, film and attributes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lintf.datasets.movielens import MovieLens
+from lintf.towers import layers
+from lintf.towers.tower import Tower
+
+# Film years come in bands that hold about as many ratings each; ages come in
+# the seven groups that MovieLens' own later releases use.
+_YEAR_BANDS = (
+    *range(1930, 1980, 10),
+    *(1975, 1980, 1983, 1986, 1988),
+    *range(1990, 1999),
+)
+_AGE_BANDS = (18, 25, 35, 45, 50, 56)
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig:
+    """Shape and training of the two towers.
+
+    The defaults were chosen on the validation items of MovieLens-100K.
+
+    Attributes:
+        dim: Width of both embeddings, the bias's dimension included.
+        hidden: Width of the query tower's hidden layer.
+        history_length: Newest items that the query tower looks at.
+        num_newest: How many of these enter one by one, besides the pooled
+            vector.
+        dropout: Share of a layer's inputs dropped at training.
+        id_dropout: Share of user ids forgotten at training, so that the tower
+            serves unknown users.
+        epochs: Passes over the training examples.
+        batch_size: Examples a step.
+        learning_rate: Where the cosine decay starts from.
+        weight_decay: AdamW's, relative to the learning rate.
+        mask_seen: Leave the items of the history out of the softmax, as they
+            are left out of what is retrieved.
+        seed: Of every random draw.
+    """
+
+    dim: int = 33
+    hidden: int = 64
+    history_length: int = 50
+    num_newest: int = 3
+    dropout: float = 0.3
+    id_dropout: float = 0.1
+    epochs: int = 10
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    mask_seen: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "history_length", "num_newest", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1, got {getattr(self, name)}"
+                )
+        if self.dim < 2 or self.epochs < 0:
+            raise ValueError(
+                "`dim` must be at least 2 (one dimension is the bias) and "
+                f"`epochs` at least 0, got {self.dim} and {self.epochs}"
+            )
+        if self.num_newest > self.history_length:
+            raise ValueError(
+                f"`num_newest` ({self.num_newest}) must not exceed "
+                f"`history_length` ({self.history_length})"
+            )
+
+
+class ItemTower(Tower):
+    """A film's id, genres and year, as one vector and a bias.
+
+    Features: `id` int64 `[B]`; `genres` string `[B, G]`, padded with "";
+    `year` int64 `[B]`, 0 or less where missing. An unknown id, genre or a
+    missing year adds nothing, so a new film gets what its other features say.
+    """
+
+    def __init__(
+        self,
+        config: TowerConfig,
+        ids: Sequence[int],
+        genres: Sequence[str],
+        genres_per_item: int,
+        **kwargs: Any,
+    ):
+        """Makes the tower with random weights.
+
+        Args:
+          config: the towers' shape and seed.
+          ids: known films.
+          genres: known genres.
+          genres_per_item: width `G` of the feature `genres`.
+          **kwargs: as for every Keras model.
+        """
+        super().__init__(config.dim, name="item_tower", **kwargs)
+        seed = 1000 * config.seed
+        width = config.dim - 1
+        self._genres_per_item = genres_per_item
+        self._id_lookup = layers.VocabularyLookup(ids, name="id_lookup")
+        self._genre_lookup = layers.VocabularyLookup(
+            genres, name="genre_lookup"
+        )
+        self._id = layers.OptionalEmbedding(
+            len(ids), width, seed=seed + 1, name="id"
+        )
+        self._genre = layers.OptionalEmbedding(
+            len(genres), width, seed=seed + 3, name="genre"
+        )
+        self._year = layers.OptionalEmbedding(
+            len(_YEAR_BANDS) + 1, width, seed=seed + 5, name="year"
+        )
+        self._bias = layers.OptionalEmbedding(
+            len(ids), 1, stddev=0.0, seed=seed + 7, name="bias"
+        )
+
+    @property
+    def feature_specs(self) -> dict[str, tf.TensorSpec]:
+        """Features by name."""
+        return {
+            "id": tf.TensorSpec([None], tf.int64, name="id"),
+            "genres": tf.TensorSpec(
+                [None, self._genres_per_item], tf.string, name="genres"
+            ),
+            "year": tf.TensorSpec([None], tf.int64, name="year"),
+        }
+
+    def embed(
+        self, features: Mapping[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
+        """Adds up the features' vectors."""
+        rows = self._id_lookup(features["id"])
+        genres = self._genre(self._genre_lookup(features["genres"]))
+        year = self._year(_band(features["year"], _YEAR_BANDS))
+        vector = self._id(rows) + tf.reduce_sum(genres, axis=1) + year
+        return tf.concat([vector, self._bias(rows)], axis=1)
+
+
+class QueryTower(Tower):
+    """A user's newest films, in order, and what is known about the user.
+
+    Features: `user_id` int64 `[B]`; `history` int64 `[B, L]`, film ids, oldest
+    first, padded with -1; `age` int64 `[B]`, years, 0 or less where missing;
+    `gender` string `[B]`; `occupation` string `[B]`. Unknown films are skipped;
+    other unknown values add nothing.
+
+    The embedding is `W_p p + sum_k W_k h_k + MLP([p, h_0, h_1, ..., user])`,
+    with `h_k` the vector of the newest film but `k` and `p` the pooled history
+    (`layers.RecentItems`), and 1 in the bias's dimension.
+    """
+
+    def __init__(
+        self,
+        config: TowerConfig,
+        user_ids: Sequence[int],
+        item_ids: Sequence[int],
+        genders: Sequence[str],
+        occupations: Sequence[str],
+        **kwargs: Any,
+    ):
+        """Makes the tower with random weights.
+
+        Args:
+          config: the towers' shape and seed.
+          user_ids: known users.
+          item_ids: films known in a history.
+          genders: known values.
+          occupations: known values.
+          **kwargs: as for every Keras model.
+        """
+        super().__init__(config.dim, name="query_tower", **kwargs)
+        seed = 1000 * config.seed + 500
+        width = config.dim - 1
+        self._history_length = config.history_length
+        self._item_lookup = layers.VocabularyLookup(item_ids, name="items")
+        self._item = layers.OptionalEmbedding(
+            len(item_ids), width, seed=seed + 1, name="history"
+        )
+        self._recent = layers.RecentItems(
+            config.history_length, config.num_newest, name="recent"
+        )
+        self._user_lookup = layers.VocabularyLookup(user_ids, name="users")
+        self._gender_lookup = layers.VocabularyLookup(genders, name="genders")
+        self._occupation_lookup = layers.VocabularyLookup(
+            occupations, name="occupations"
+        )
+
+        def user_feature(
+            name: str, rows: int, number: int
+        ) -> layers.OptionalEmbedding:
+            return layers.OptionalEmbedding(
+                rows,
+                width,
+                stddev=0.01,
+                drop_rate=config.id_dropout if name == "user" else 0.0,
+                seed=seed + 10 * number,
+                name=name,
+            )
+
+        self._user = user_feature("user", len(user_ids), 1)
+        self._gender = user_feature("gender", len(genders), 2)
+        self._occupation = user_feature("occupation", len(occupations), 3)
+        self._age = user_feature("age", len(_AGE_BANDS) + 1, 4)
+        self._drop_inputs = layers.StatelessDropout(
+            config.dropout, seed=seed + 50, name="drop_inputs"
+        )
+        self._drop_hidden = layers.StatelessDropout(
+            config.dropout, seed=seed + 51, name="drop_hidden"
+        )
+        self._drop_skip = layers.StatelessDropout(
+            config.dropout, seed=seed + 52, name="drop_skip"
+        )
+        num_history = width * (1 + config.num_newest)
+        self._hidden = _dense(
+            num_history + 4 * width, config.hidden, "relu", seed + 60, "hidden"
+        )
+        self._output = _dense(config.hidden, width, None, seed + 61, "output")
+        self._skip = _dense(num_history, width, None, seed + 62, "skip")
+
+    @property
+    def feature_specs(self) -> dict[str, tf.TensorSpec]:
+        """Features by name."""
+        return {
+            "user_id": tf.TensorSpec([None], tf.int64, name="user_id"),
+            "history": tf.TensorSpec(
+                [None, self._history_length], tf.int64, name="history"
+            ),
+            "age": tf.TensorSpec([None], tf.int64, name="age"),
+            "gender": tf.TensorSpec([None], tf.string, name="gender"),
+            "occupation": tf.TensorSpec([None], tf.string, name="occupation"),
+        }
+
+    def embed(
+        self, features: Mapping[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
+        """Pools the history and passes it on with the user's features."""
+        rows = self._item_lookup(features["history"])
+        pooled, newest = self._recent(self._item(rows), rows > 0)
+        width = self.dim - 1
+        num_newest = newest.shape[1]
+        history = tf.concat(
+            [pooled, tf.reshape(newest, [-1, num_newest * width])], axis=1
+        )
+        inputs = tf.concat(
+            [
+                history,
+                self._user(
+                    self._user_lookup(features["user_id"]), training=training
+                ),
+                self._gender(self._gender_lookup(features["gender"])),
+                self._occupation(
+                    self._occupation_lookup(features["occupation"])
+                ),
+                self._age(_band(features["age"], _AGE_BANDS)),
+            ],
+            axis=1,
+        )
+        hidden = self._hidden(self._drop_inputs(inputs, training=training))
+        hidden = self._drop_hidden(hidden, training=training)
+        skip = self._skip(self._drop_skip(history, training=training))
+        vector = self._output(hidden) + skip
+        return tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
+
+
+def movielens_towers(
+    config: TowerConfig, data: MovieLens
+) -> tuple[QueryTower, ItemTower]:
+    """Makes untrained towers whose vocabularies are those of the data.
+
+    Args:
+      config: the towers' shape and seed.
+      data: users and films; the ratings are not looked at.
+
+    Returns:
+      The query tower and the item tower.
+    """
+    genres = _values(data.films.genres)
+    item_tower = ItemTower(
+        config, data.films.id.tolist(), genres, data.films.genres.shape[1]
+    )
+    query_tower = QueryTower(
+        config,
+        data.users.id.tolist(),
+        data.films.id.tolist(),
+        _values(data.users.gender),
+        _values(data.users.occupation),
+    )
+    return query_tower, item_tower
+
+
+def item_features(data: MovieLens) -> dict[str, np.ndarray]:
+    """Returns the item tower's features of every film, in the films' order."""
+    columns = data.films.attributes()
+    return {name: columns[name] for name in ("id", "genres", "year")}
+
+
+def pad_history(history: np.ndarray, length: int) -> np.ndarray:
+    """Cuts a history to its newest items and pads it at the end with -1.
+
+    Args:
+      history: `[n]` item ids, oldest first.
+      length: of the feature `history`.
+
+    Returns:
+      `[length]` int64.
+
+    Example:
+      >>> pad_history(np.array([5, 6, 7]), 2), pad_history(np.array([5]), 2)
+      (array([6, 7]), array([ 5, -1]))
+    """
+    padded = np.full(length, -1, dtype=np.int64)
+    newest = history[-length:]
+    padded[: len(newest)] = newest
+    return padded
+
+
+def _values(column: np.ndarray) -> list[str]:
+    """Returns the different values of a string column, "" left out."""
+    return [value for value in np.unique(column).tolist() if value]
+
+
+def _band(numbers: tf.Tensor, boundaries: Sequence[int]) -> tf.Tensor:
+    """Maps numbers to bands 1, 2, ...; what is not positive to 0 (missing)."""
+    bands = 1 + tf.searchsorted(
+        tf.constant(boundaries, tf.int64), tf.cast(numbers, tf.int64), "right"
+    )
+    return tf.where(numbers > 0, bands, 0)
+
+
+def _dense(
+    num_inputs: int, units: int, activation: str | None, seed: int, name: str
+) -> tf.keras.layers.Dense:
+    """Makes a dense layer with its weights."""
+    layer = tf.keras.layers.Dense(
+        units,
+        activation=activation,
+        kernel_initializer=tf.keras.initializers.GlorotUniform(seed=seed),
+        name=name,
+    )
+    layer.build((None, num_inputs))
+    return layer
