@@ -12,9 +12,11 @@
 //   kL2:           t = q[d] - x[d], s = fma(t, t, s); the score is -s
 // Every code path (plain, AVX2, AVX-512; one query or many) does exactly
 // these operations, so a result never depends on the machine's path, the
-// batch, the tiles or the threads. A NaN (from inf - inf) counts as -inf.
+// batch, the tiles or the threads. Subnormals are kept, whatever the calling
+// thread's flush-to-zero mode. A NaN (from inf - inf) is reported as -inf, and
+// -0 as +0.
 //
-// Order. Higher score first; equal scores by lower row. +0 equals -0.
+// Order. Higher score first; equal scores by lower row.
 #ifndef LINTF_CUSTOM_OPS_CORE_MASKED_KNN_H_
 #define LINTF_CUSTOM_OPS_CORE_MASKED_KNN_H_
 
@@ -27,6 +29,25 @@ namespace lintf {
 
 enum class Metric : uint8_t { kInnerProduct, kL2 };
 
+// How the queries of a batch whose filters differ are scored. kShared scores
+// every row that passes for any of them for all of them, and drops what did
+// not pass ("masked"); kOwn gathers the passing rows of each filter and scores
+// no others ("prefiltered"). kAuto picks the cheaper one for each tile of
+// rows. The results are the same bits.
+enum class KnnLayout : uint8_t { kAuto, kShared, kOwn };
+
+// What the caller may fix instead of leaving it to the search; the results do
+// not depend on it.
+struct KnnTuning {
+  KnnLayout layout = KnnLayout::kAuto;
+  // Rows are numbered by 32 bits inside a segment; larger inputs are searched
+  // segment by segment. A multiple of 64.
+  int64_t segment_rows = (int64_t{1} << 32) - 64;
+  // Bytes of candidate buffers at once; large batches with a large k are cut
+  // into slices that fit.
+  int64_t candidate_bytes = int64_t{256} << 20;
+};
+
 // Cosine is the inner product of rows and queries normalised by the caller.
 struct KnnInput {
   const float* queries = nullptr;  // [num_queries, dim], row-major, finite
@@ -36,6 +57,7 @@ struct KnnInput {
   int64_t dim = 0;
   Metric metric = Metric::kInnerProduct;
   int64_t k = 0;  // >= 1; may exceed num_rows
+  KnnTuning tuning = {};
 };
 
 // Row-major outputs, owned by the caller. Slots past counts[b] hold row -1

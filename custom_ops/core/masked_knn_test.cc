@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: Apache-2.0
+// Property tests of the KNN search against its scalar reference, bit for bit.
+#include "custom_ops/core/masked_knn.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
+#include "custom_ops/core/knn_kernels.h"
+#include "custom_ops/core/testing.h"
+
+namespace lintf {
+namespace {
+
+using Random = std::mt19937_64;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Masks that are given as bits. An empty vector passes every row.
+class BitMasks : public MaskSource {
+ public:
+  explicit BitMasks(std::vector<std::vector<bool>> masks)
+      : masks_(std::move(masks)) {}
+
+  int64_t num_masks() const override {
+    return static_cast<int64_t>(masks_.size());
+  }
+  bool PassesAll(int64_t mask) const override { return masks_[mask].empty(); }
+  int64_t Fill(int64_t mask, int64_t begin, int64_t end,
+               uint64_t* bits) const override {
+    CHECK_THAT(begin % kRowsPerWord == 0 && begin < end);
+    int64_t count = 0;
+    for (int64_t row = begin; row < end; ++row) {
+      uint64_t* word = bits + (row - begin) / kRowsPerWord;
+      if (row % kRowsPerWord == 0) *word = 0;
+      if (!masks_[mask].empty() && !masks_[mask][row]) continue;
+      *word |= uint64_t{1} << (row % kRowsPerWord);
+      ++count;
+    }
+    return count;
+  }
+
+ private:
+  std::vector<std::vector<bool>> masks_;
+};
+
+Parallel Threads(int count) {
+  Parallel parallel;
+  parallel.num_threads = count;
+  if (count == 1) return parallel;
+  parallel.run = [count](int64_t num_tasks, const Parallel::Work& work) {
+    std::atomic<int64_t> next{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < count; ++i) {
+      threads.emplace_back([&] {
+        for (int64_t task = next++; task < num_tasks; task = next++) {
+          work(task);
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  };
+  return parallel;
+}
+
+struct Case {
+  int64_t rows = 0;
+  int64_t dim = 0;
+  int64_t batch = 0;
+  int64_t k = 0;
+  Metric metric = Metric::kInnerProduct;
+  std::vector<float> items;
+  std::vector<float> queries;
+  std::vector<std::vector<bool>> masks;
+  std::vector<int32_t> mask_of_query;
+  KnnTuning tuning;
+
+  std::string Describe() const {
+    return "rows " + std::to_string(rows) + " dim " + std::to_string(dim) +
+           " batch " + std::to_string(batch) + " k " + std::to_string(k) +
+           (metric == Metric::kL2 ? " l2" : " inner product") + " masks " +
+           std::to_string(masks.size()) + " layout " +
+           std::to_string(static_cast<int>(tuning.layout)) + " ";
+  }
+};
+
+struct Answer {
+  std::vector<float> scores;
+  std::vector<int64_t> rows;
+  std::vector<int32_t> counts;
+
+  bool operator==(const Answer& other) const {
+    return counts == other.counts && rows == other.rows &&
+           std::memcmp(scores.data(), other.scores.data(),
+                       scores.size() * sizeof(float)) == 0;
+  }
+};
+
+KnnInput InputOf(const Case& c) {
+  KnnInput input;
+  input.queries = c.queries.data();
+  input.num_queries = c.batch;
+  input.items = c.items.data();
+  input.num_rows = c.rows;
+  input.dim = c.dim;
+  input.metric = c.metric;
+  input.k = c.k;
+  input.tuning = c.tuning;
+  return input;
+}
+
+template <typename Run>
+Answer RunWith(const Case& c, const Run& run) {
+  Answer answer;
+  answer.scores.assign(c.batch * c.k, 12345.0f);
+  answer.rows.assign(c.batch * c.k, 12345);
+  answer.counts.assign(c.batch, 12345);
+  run(InputOf(c), KnnOutput{answer.scores.data(), answer.rows.data(),
+                            answer.counts.data()});
+  return answer;
+}
+
+Answer Expected(const Case& c) {
+  return RunWith(c, [&](const KnnInput& input, const KnnOutput& output) {
+    MaskedKnnReference(input, BitMasks(c.masks), c.mask_of_query.data(),
+                       output);
+  });
+}
+
+Answer Got(const Case& c, const Parallel& parallel) {
+  return RunWith(c, [&](const KnnInput& input, const KnnOutput& output) {
+    MaskedKnn(input, BitMasks(c.masks), c.mask_of_query.data(), parallel,
+              output);
+  });
+}
+
+std::vector<KnnPath> Paths() {
+  std::vector<KnnPath> paths;
+  for (KnnPath path : {KnnPath::kPlain, KnnPath::kAvx2, KnnPath::kAvx512}) {
+    if (KnnKernelsOf(path) != nullptr) paths.push_back(path);
+  }
+  return paths;
+}
+
+template <typename T>
+T Pick(const std::vector<T>& values, Random* random) {
+  return values[(*random)() % values.size()];
+}
+
+// Values of many magnitudes, or small integers so that scores tie.
+std::vector<float> RandomValues(int64_t count, int kind, Random* random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) {
+    switch (kind) {
+      case 0:
+        value = normal(*random);
+        break;
+      case 1:
+        value = static_cast<float>(static_cast<int>((*random)() % 3) - 1);
+        break;
+      default: {
+        static const std::vector<float> kExtremes = {
+            1e38f,   -1e38f,      3e38f,   1e-38f, -1e-38f, 1e-45f,
+            -3e-45f, 1e-20f,      -1e-20f, 0.0f,   -0.0f,   1.0f,
+            -1.0f,   16777216.0f, 1e19f,   -1e19f};
+        value = Pick(kExtremes, random);
+      }
+    }
+  }
+  return values;
+}
+
+// A mask of each shape that the search treats in its own way.
+std::vector<bool> RandomMask(int64_t rows, Random* random) {
+  const uint64_t shape = (*random)() % 8;
+  if (shape == 0) return {};  // passes all, says so
+  std::vector<bool> mask(rows, false);
+  if (shape == 1) return mask;
+  if (shape == 2) {
+    mask.assign(rows, true);
+  } else if (shape == 3) {  // one stretch
+    const int64_t begin = static_cast<int64_t>((*random)() % (rows + 1));
+    const int64_t length = static_cast<int64_t>((*random)() % (rows + 1));
+    for (int64_t i = begin; i < std::min(begin + length, rows); ++i) {
+      mask[i] = true;
+    }
+  } else {
+    const double rate =
+        Pick<double>({0.002, 0.02, 0.1, 0.3, 0.5, 0.95}, random);
+    std::bernoulli_distribution passes(rate);
+    for (int64_t i = 0; i < rows; ++i) mask[i] = passes(*random);
+  }
+  return mask;
+}
+
+Case RandomCase(Random* random) {
+  static const std::vector<int64_t> kRows = {0,  1,  15,  16,   17,  63,
+                                             64, 65, 200, 1000, 4097};
+  static const std::vector<int64_t> kDims = {1, 2, 7, 8, 16, 17, 50, 128, 129};
+  static const std::vector<int64_t> kBatches = {1,  2,  3,  4,  7,  8, 9,
+                                                16, 17, 31, 32, 33, 64};
+  Case c;
+  c.rows = Pick(kRows, random);
+  c.dim = Pick(kDims, random);
+  c.batch = Pick(kBatches, random);
+  // The reference is slow: the largest shapes are left to other tests.
+  if (c.rows * c.dim * c.batch > 4000000) c.batch = 3;
+  c.k = Pick<int64_t>({1, 10, 100, c.rows + 5}, random);
+  c.metric = (*random)() % 2 == 0 ? Metric::kInnerProduct : Metric::kL2;
+  const int kind = static_cast<int>((*random)() % 4) % 3;
+  c.items = RandomValues(c.rows * c.dim, kind, random);
+  c.queries = RandomValues(c.batch * c.dim, kind, random);
+  if (c.rows > 10) {
+    // Duplicates and zero rows.
+    for (int64_t i = 0; i < c.rows / 10; ++i) {
+      const int64_t from = static_cast<int64_t>((*random)() % c.rows);
+      const int64_t to = static_cast<int64_t>((*random)() % c.rows);
+      for (int64_t d = 0; d < c.dim; ++d) {
+        c.items[to * c.dim + d] = i % 4 == 0 ? 0.0f : c.items[from * c.dim + d];
+      }
+    }
+  }
+  const int64_t num_masks = Pick<int64_t>({1, 2, 5, c.batch}, random);
+  for (int64_t i = 0; i < num_masks; ++i) {
+    c.masks.push_back(RandomMask(c.rows, random));
+  }
+  for (int64_t b = 0; b < c.batch; ++b) {
+    c.mask_of_query.push_back(static_cast<int32_t>(
+        num_masks == c.batch ? b : (*random)() % num_masks));
+  }
+  return c;
+}
+
+void TestRandomCases() {
+  Random random(20240718);
+  const std::vector<KnnPath> paths = Paths();
+  for (int i = 0; i < 400; ++i) {
+    Case c = RandomCase(&random);
+    const Answer expected = Expected(c);
+    const int threads = Pick<int>({1, 2, 8}, &random);
+    c.tuning.layout = Pick<KnnLayout>(
+        {KnnLayout::kAuto, KnnLayout::kShared, KnnLayout::kOwn}, &random);
+    c.tuning.segment_rows =
+        Pick<int64_t>({c.tuning.segment_rows, 64, 256, 1024}, &random);
+    c.tuning.candidate_bytes =
+        Pick<int64_t>({c.tuning.candidate_bytes, 1}, &random);
+    for (KnnPath path : paths) {
+      SetKnnPathForTesting(path);
+      CHECK_THAT(Got(c, Threads(threads)) == expected)
+          << "case " << i << ": " << c.Describe() << "path "
+          << static_cast<int>(path) << " threads " << threads << " segment "
+          << c.tuning.segment_rows;
+    }
+    ResetKnnPathForTesting();
+  }
+}
+
+// A larger input, where several threads really share the work.
+void TestThreadsAndBatchesAgree() {
+  Random random(7);
+  Case c;
+  c.rows = 30011;
+  c.dim = 50;
+  c.batch = 45;
+  c.k = 77;
+  c.items = RandomValues(c.rows * c.dim, 0, &random);
+  c.queries = RandomValues(c.batch * c.dim, 0, &random);
+  for (int i = 0; i < 9; ++i) c.masks.push_back(RandomMask(c.rows, &random));
+  for (int64_t b = 0; b < c.batch; ++b) {
+    c.mask_of_query.push_back(static_cast<int32_t>(b * b % 9));
+  }
+  const Answer whole = Got(c, Threads(1));
+  CHECK_THAT(whole == Expected(c));
+  for (KnnPath path : Paths()) {
+    SetKnnPathForTesting(path);
+    for (int threads : {2, 8}) {
+      CHECK_THAT(Got(c, Threads(threads)) == whole) << threads << " threads";
+    }
+    for (int64_t b = 0; b < c.batch; ++b) {
+      Case single = c;
+      single.batch = 1;
+      single.queries.assign(c.queries.begin() + b * c.dim,
+                            c.queries.begin() + (b + 1) * c.dim);
+      single.mask_of_query = {c.mask_of_query[b]};
+      const Answer alone = Got(single, Threads(1));
+      CHECK_THAT(alone.counts[0] == whole.counts[b]);
+      CHECK_THAT(std::memcmp(alone.scores.data(), whole.scores.data() + b * c.k,
+                             c.k * sizeof(float)) == 0)
+          << "query " << b;
+      CHECK_THAT(std::equal(alone.rows.begin(), alone.rows.end(),
+                            whole.rows.begin() + b * c.k))
+          << "query " << b;
+    }
+  }
+  ResetKnnPathForTesting();
+}
+
+// Every row ties: the lowest passing rows win, in order.
+void TestTiesGoToLowerRows() {
+  Case c;
+  c.rows = 5000;
+  c.dim = 17;
+  c.batch = 20;
+  c.k = 300;
+  c.items.assign(c.rows * c.dim, 0.25f);
+  c.queries.assign(c.batch * c.dim, 0.5f);
+  std::vector<bool> even(c.rows);
+  for (int64_t i = 0; i < c.rows; i += 2) even[i] = true;
+  c.masks = {{}, even};
+  for (int64_t b = 0; b < c.batch; ++b) {
+    c.mask_of_query.push_back(static_cast<int32_t>(b % 2));
+  }
+  for (KnnPath path : Paths()) {
+    SetKnnPathForTesting(path);
+    const Answer answer = Got(c, Threads(8));
+    for (int64_t b = 0; b < c.batch; ++b) {
+      for (int64_t i = 0; i < c.k; ++i) {
+        CHECK_THAT(answer.rows[b * c.k + i] == i * (1 + b % 2));
+      }
+    }
+  }
+  ResetKnnPathForTesting();
+}
+
+// NaN and -inf rows are results, after all others, if there is room.
+void TestNanAndInfinityCountAsLowest() {
+  Case c;
+  c.rows = 4;
+  c.dim = 2;
+  c.batch = 1;
+  c.k = 6;
+  c.queries = {1.0f, 1.0f};
+  c.items = {kInfinity, -kInfinity, -kInfinity, 0.0f, 1.0f, 2.0f, 0.0f, -0.0f};
+  c.masks = {{}};
+  c.mask_of_query = {0};
+  for (KnnPath path : Paths()) {
+    SetKnnPathForTesting(path);
+    const Answer answer = Got(c, Threads(1));
+    CHECK_THAT(answer.counts[0] == 4);
+    CHECK_THAT((answer.rows == std::vector<int64_t>{2, 3, 0, 1, -1, -1}));
+    CHECK_THAT(
+        (answer.scores == std::vector<float>{3, 0, -kInfinity, -kInfinity,
+                                             -kInfinity, -kInfinity}));
+  }
+  ResetKnnPathForTesting();
+}
+
+void TestMinusZeroIsZero() {
+  Case c;
+  c.rows = 1;
+  c.dim = 3;
+  c.batch = 1;
+  c.k = 1;
+  c.metric = Metric::kL2;
+  c.queries = {1.0f, 2.0f, 3.0f};
+  c.items = c.queries;
+  c.masks = {{}};
+  c.mask_of_query = {0};
+  for (KnnPath path : Paths()) {
+    SetKnnPathForTesting(path);
+    const Answer answer = Got(c, Threads(1));
+    CHECK_THAT(answer.scores[0] == 0.0f && !std::signbit(answer.scores[0]));
+  }
+  ResetKnnPathForTesting();
+}
+
+// TensorFlow's threads run with subnormals flushed to zero.
+void TestCallersFloatModeDoesNotMatter() {
+#ifdef __SSE2__
+  Case c;
+  c.rows = 1;
+  c.dim = 1;
+  c.batch = 1;
+  c.k = 1;
+  c.queries = {1e-20f};
+  c.items = {1e-20f};
+  c.masks = {{}};
+  c.mask_of_query = {0};
+  const Answer expected = Expected(c);
+  CHECK_THAT(expected.scores[0] > 0.0f);
+  const unsigned int saved = _mm_getcsr();
+  constexpr unsigned int kFlushToZero = 0x8040;
+  for (KnnPath path : Paths()) {
+    SetKnnPathForTesting(path);
+    _mm_setcsr(saved | kFlushToZero);
+    const Answer answer = Got(c, Threads(1));
+    CHECK_THAT(_mm_getcsr() == (saved | kFlushToZero));
+    _mm_setcsr(saved);
+    CHECK_THAT(answer == expected) << "path " << static_cast<int>(path);
+  }
+  ResetKnnPathForTesting();
+#endif
+}
+
+// k larger than any buffer that is kept from start to end.
+void TestLargeK() {
+  Random random(3);
+  Case c;
+  c.rows = 120000;
+  c.dim = 3;
+  c.batch = 2;
+  c.k = 50000;
+  c.items = RandomValues(c.rows * c.dim, 0, &random);
+  c.queries = RandomValues(c.batch * c.dim, 0, &random);
+  c.masks = {{}, std::vector<bool>(c.rows, true)};
+  c.masks[1][5] = false;
+  c.mask_of_query = {0, 1};
+  const Answer expected = Expected(c);
+  CHECK_THAT(Got(c, Threads(1)) == expected);
+  CHECK_THAT(Got(c, Threads(2)) == expected);
+}
+
+}  // namespace
+}  // namespace lintf
+
+int main() {
+  lintf::TestRandomCases();
+  lintf::TestThreadsAndBatchesAgree();
+  lintf::TestTiesGoToLowerRows();
+  lintf::TestNanAndInfinityCountAsLowest();
+  lintf::TestMinusZeroIsZero();
+  lintf::TestCallersFloatModeDoesNotMatter();
+  lintf::TestLargeK();
+  return lintf::testing::Result();
+}
