@@ -4,10 +4,12 @@
 #define LINTF_CUSTOM_OPS_CORE_FILTER_EVAL_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "custom_ops/core/column.h"
+#include "custom_ops/core/filter_kernels.h"
 #include "custom_ops/core/filter_program.h"
 #include "custom_ops/core/mask_source.h"
 
@@ -28,15 +30,21 @@ class IdResolver {
   virtual int64_t RowOf(int64_t id) const = 0;
 };
 
+class FilterPlan;
+
 // The masks of a batch of programs. Equal programs share a mask.
 class FilterMasks : public MaskSource {
  public:
+  // Tests may force an instruction set, at most BestFilterIsa().
+  explicit FilterMasks(FilterIsa isa = BestFilterIsa());
+  ~FilterMasks() override;
+
   // Decodes `num_programs` programs of `words_per_program` words each (row
   // stride the same). `columns`, `ids`, `live` and `resolver` must outlive
-  // this object. `ids` may be null if no program reads the id column;
-  // `live`, if not null, holds a bit for each row and is ANDed to every mask;
-  // `resolver` may be null: then `id in` reads the `ids` column. On failure
-  // returns the message and sets `*bad_program`.
+  // this object; the programs need not. `ids` may be null if no program reads
+  // the id column; `live`, if not null, holds a bit for each row and is ANDed
+  // to every mask; `resolver` may be null: then `id in` reads the `ids`
+  // column. On failure returns the message and sets `*bad_program`.
   std::string Init(const int64_t* programs, int64_t num_programs,
                    int64_t words_per_program,
                    const std::vector<Column>* columns, const int64_t* ids,
@@ -54,18 +62,9 @@ class FilterMasks : public MaskSource {
                uint64_t* bits) const override;
 
  private:
-  struct Mask {
-    std::vector<FilterInstruction> instructions;
-    // For each id-set instruction that the resolver answered, its rows in
-    // ascending order; indexed by instruction.
-    std::vector<std::vector<int64_t>> rows_of_instruction;
-    std::vector<bool> resolved;
-  };
-
-  std::vector<Mask> masks_;
+  const FilterIsa isa_;
+  std::vector<std::unique_ptr<const FilterPlan>> plans_;  // one a mask
   std::vector<int32_t> mask_of_program_;
-  const std::vector<Column>* columns_ = nullptr;
-  const int64_t* ids_ = nullptr;
   const uint64_t* live_ = nullptr;
 };
 

@@ -10,7 +10,10 @@
 // exactly one mask.
 //
 // Header word: bits 0-7 opcode, bits 8-23 column, bits 24-31 zero, bits 32-63
-// number of payload words.
+// number of payload words. Instructions that read no column have column 0.
+//
+// A column may hold several values a row (tags): a leaf matches the row if it
+// matches at least one of them.
 //
 // The three-valued world of missing values is compiled away: no leaf matches
 // the value that stands for "missing" unless a filter asks for it, and
@@ -28,21 +31,27 @@
 namespace lintf {
 
 enum class FilterOp : uint8_t {
-  kTrue = 1,   // every row
-  kFalse = 2,  // no row
-  // Payload lo, hi: lo <= value <= hi on an integer column (signed compare;
-  // on unsigned columns both bounds are within the column's range).
+  // Every row, no row. The payload is ignored but must be 0: it lets a graph
+  // swap a leaf for a constant without moving what follows.
+  kTrue = 1,
+  kFalse = 2,
+  // Payload lo, hi, both in the range of the column's type: lo <= value <= hi
+  // on an integer column other than uint64. lo > hi matches nothing.
   kRange = 3,
-  // Payload lo, hi: float32 bit patterns in the low 32 bits of each word.
-  // NaN matches nothing.
+  // Payload lo, hi: float32 bit patterns in the low 32 bits of each word, the
+  // high ones 0, neither a NaN. lo <= value <= hi; a NaN value matches
+  // nothing. Compare the patterns as FloatKey (filter_literals.h) orders them
+  // and not by floating-point instructions: x > 0 starts at the smallest
+  // denormal, which threads that treat denormals as zero cannot tell from 0.
+  // A bound of either zero means both.
   kFloatRange = 4,
-  // Payload: strictly ascending int64 values (as the signed or unsigned
-  // column value). Matches if any of the row's `width` values is among them.
+  // Payload: values in ascending order, repeats allowed, in the range of the
+  // column's type; an integer column other than uint64. Value among them.
   kInSet = 5,
-  // Payload: 4 words, a bit for each value of a uint8 column. Matches if any
-  // of the row's `width` values has its bit set.
+  // Payload: 4 words, a bit for each value of a uint8 column.
   kInTable = 6,
-  // Payload: one word, the bits. (value & bits) != 0 on an unsigned column.
+  // Payload: one word, the bits. (value & bits) != 0 on an unsigned column of
+  // width 1.
   kBitsAny = 7,
   // Payload: one word. (value & bits) == bits.
   kBitsAll = 8,
@@ -57,6 +66,9 @@ inline constexpr int64_t kFilterProgramVersion = 1;
 inline constexpr int kIdColumn = 0xFFFF;
 // Masks that a program may have on its stack at once.
 inline constexpr int kMaxFilterStack = 64;
+// Levels of kAnd, kOr and kNot that alternate; a chain of one of them is one
+// level, however long.
+inline constexpr int kMaxFilterLevels = 256;
 
 constexpr int64_t FilterHeaderWord(FilterOp op, int column, int64_t count) {
   return static_cast<int64_t>(op) | (static_cast<int64_t>(column) << 8) |
