@@ -22,7 +22,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where the system has no cmake or ninja, .venv has them.
 export PATH := $(PATH):$(CURDIR)/$(BIN)
-PIP := $(BIN)/python -m pip --quiet --no-input
+PIP := $(BIN)/python -m pip -qq --no-input
 
 OP_SOURCES := $(shell find custom_ops -name '*.cc' -o -name '*.h')
 CORE_CMAKE := -G Ninja -S . -DLINTF_BUILD_OPS=OFF -DLINTF_BUILD_TESTS=ON \

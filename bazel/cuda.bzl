@@ -16,9 +16,9 @@ def cuda_library(name, srcs, hdrs, deps = [], **kwargs):
       deps: Libraries to link.
       **kwargs: For the cc_library.
     """
-    codes = ["-gencode=arch=compute_%s,code=sm_%s" % (a, a) for a in _ARCHITECTURES]
-    last = _ARCHITECTURES[-1]
-    codes.append("-gencode=arch=compute_%s,code=compute_%s" % (last, last))
+    code = "-gencode=arch=compute_%s,code=%s_%s"
+    codes = [code % (number, "sm", number) for number in _ARCHITECTURES]
+    codes.append(code % (_ARCHITECTURES[-1], "compute", _ARCHITECTURES[-1]))
     objects = []
     for src in srcs:
         out = src.replace(".cu.cc", ".cu.pic.o")

@@ -64,7 +64,7 @@ if [[ ! -x $venv/bin/python ]]; then
   echo "make: making $venv with Python $version"
   "$python" -m venv "$venv"
 fi
-pip=("$venv/bin/python" -m pip --quiet --no-input
+pip=("$venv/bin/python" -m pip -qq --no-input
   --disable-pip-version-check)
 
 # The system's cmake and ninja do where they are new enough.
