@@ -147,9 +147,13 @@ def _load_ops() -> None:
 
 
 def _make_server(config: Any) -> Server:
+    import tensorflow as tf
+
     from lintf.serving.server import Server, ServerOptions
     from lintf.serving.versions import LoadPolicy
 
+    # Python's loader calls itself deprecated at every load.
+    tf.get_logger().setLevel("ERROR")
     return Server(
         config,
         ServerOptions(

@@ -141,7 +141,7 @@ class Servable:
             return 0
         count = 0
         try:
-            for record in tf.compat.v1.io.tf_record_iterator(path):
+            for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
                 count += 1
                 if count > _MAX_WARMUP_RECORDS:
                     raise errors.ServingError(

@@ -44,9 +44,10 @@ _REPEATED_FIELDS = {
 
 
 def _shape(proto: Any) -> tuple[int, ...]:
-    """The proto's shape; raises ValueError where it is not a full one."""
-    if proto.unknown_rank:
-        raise ValueError("The shape must be fully known, got an unknown rank.")
+    """The proto's shape; raises ValueError where no tensor can have it.
+
+    `unknown_rank` is not looked at, as in C++.
+    """
     shape = tuple(dim.size for dim in proto.dim)
     if len(shape) > _MAX_RANK:
         raise ValueError(

@@ -128,7 +128,7 @@ class RunningServer:
             self.channel
         )
         self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
-        self._config = model_server_config_pb2.ModelServerConfig()
+        self.config = model_server_config_pb2.ModelServerConfig()
 
     def log(self) -> str:
         """What the server has printed so far."""
@@ -167,7 +167,9 @@ class RunningServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise AssertionError(f"no end after SIGTERM: {self.log()}") from None
+            raise AssertionError(
+                f"no end after SIGTERM: {self.log()}"
+            ) from None
 
     # Requests.
 
@@ -214,9 +216,7 @@ class RunningServer:
             f"{model} version {version} is {State.Name(state)}",
         )
 
-    def add_model(
-        self, name: str, base_path: str, **model_config: Any
-    ) -> None:
+    def add_model(self, name: str, base_path: str, **model_config: Any) -> None:
         """Adds a model, or changes it, by reloading the whole config.
 
         Args:
@@ -224,7 +224,7 @@ class RunningServer:
           base_path: its directory, with a version that loads.
           **model_config: other fields of `ModelConfig`.
         """
-        configs = self._config.model_config_list.config
+        configs = self.config.model_config_list.config
         kept = [c for c in configs if c.name != name]
         new = model_server_config_pb2.ModelServerConfig()
         new.model_config_list.config.extend(kept)
@@ -235,7 +235,7 @@ class RunningServer:
             **model_config,
         )
         self.reload(new)
-        self._config = new
+        self.config = new
 
     def reload(self, config: Any) -> None:
         """Sends a config as it is."""

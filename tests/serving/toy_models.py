@@ -52,7 +52,7 @@ class ToyIndex(tf.Module):
         """A filter of "fail" is refused, as a malformed one would be."""
         check = tf.debugging.Assert(
             tf.reduce_all(tf.not_equal(filter, "fail")),
-            ["the filter must not be 'fail', got it at position 0"],
+            ["the filter must be another word, got fail at position 0"],
         )
         with tf.control_dependencies([check]):
             return self._top(query_embedding)
@@ -105,14 +105,10 @@ class ToyIndex(tf.Module):
             )
             return tf.equal(tf.size(tf.io.matching_files(pattern)), 0)
 
-        i = tf.while_loop(
-            absent, lambda i: (i + 1,), (tf.constant(0),), back_prop=False
-        )[0]
+        i = tf.while_loop(absent, lambda i: (i + 1,), (tf.constant(0),))[0]
         return {"version": tf.fill([1], self.base + 0 * tf.cast(i, tf.int64))}
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None], tf.int64, name="size")]
-    )
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="size")])
     def big_answer(self, size):
         """Answers of any size, in float32 values."""
         return {"values": tf.zeros([1, tf.cast(size[0], tf.int32)])}
