@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+# Each layer makes its weights when it is constructed and says so (`built`): the
+# symbolic call by which Keras 3 would build it knows no dtype but float32.
+
 # `tf.strings.to_hash_bucket_fast` needs the number of buckets to fit an int64.
 _NUM_FINGERPRINTS = 2**63 - 1
 
@@ -55,6 +58,7 @@ class VocabularyLookup(tf.keras.layers.Layer):
                 f"{len(values)} values, {len(np.unique(values))} of them "
                 "different"
             )
+        self.built = True
 
     @property
     def vocabulary_size(self) -> int:
@@ -123,6 +127,7 @@ class OptionalEmbedding(tf.keras.layers.Layer):
         self._drop = StatelessDropout(
             drop_rate, seed=seed + 1, scale=False, name="drop"
         )
+        self.built = True
 
     def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Gathers the rows."""
@@ -170,6 +175,7 @@ class StatelessDropout(tf.keras.layers.Layer):
             trainable=False,
             name="draws",
         )
+        self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Drops values where `training` is true."""
@@ -221,6 +227,7 @@ class RecentItems(tf.keras.layers.Layer):
             ),
             name="log_weights",
         )
+        self.built = True
 
     def call(
         self, embeddings: tf.Tensor, present: tf.Tensor

@@ -113,15 +113,22 @@ class ItemTower(Tower):
         self._id = layers.OptionalEmbedding(
             len(ids), width, seed=seed + 1, name="id"
         )
-        self._genre = layers.OptionalEmbedding(
-            len(genres), width, seed=seed + 3, name="genre"
-        )
-        self._year = layers.OptionalEmbedding(
-            len(_YEAR_BANDS) + 1, width, seed=seed + 5, name="year"
-        )
         self._bias = layers.OptionalEmbedding(
-            len(ids), 1, stddev=0.0, seed=seed + 7, name="bias"
+            len(ids), 1, stddev=0.0, seed=seed + 3, name="bias"
         )
+        self._traits = self.add_weight(
+            shape=(self.num_traits, width),
+            initializer=tf.keras.initializers.RandomNormal(
+                stddev=0.05, seed=seed + 5
+            ),
+            name="traits",
+        )
+        self.built = True
+
+    @property
+    def num_traits(self) -> int:
+        """How many genres and year bands there are."""
+        return self._genre_lookup.vocabulary_size + len(_YEAR_BANDS) + 1
 
     @property
     def feature_specs(self) -> dict[str, tf.TensorSpec]:
@@ -139,10 +146,40 @@ class ItemTower(Tower):
     ) -> tf.Tensor:
         """Adds up the features' vectors."""
         rows = self._id_lookup(features["id"])
-        genres = self._genre(self._genre_lookup(features["genres"]))
-        year = self._year(_band(features["year"], _YEAR_BANDS))
-        vector = self._id(rows) + tf.reduce_sum(genres, axis=1) + year
+        vector = self.vectors(
+            rows, self.traits(features["genres"], features["year"])
+        )
         return tf.concat([vector, self._bias(rows)], axis=1)
+
+    def vectors(self, rows: tf.Tensor, traits: tf.Tensor) -> tf.Tensor:
+        """Adds up the vectors of films' ids and traits, without the bias.
+
+        Args:
+          rows: `[...]` int32, 0 for an unknown film.
+          traits: `[..., num_traits]` float32, as `traits` makes them.
+
+        Returns:
+          `[..., dim - 1]` float32.
+        """
+        table = tf.convert_to_tensor(self._traits)
+        return self._id(rows) + tf.tensordot(traits, table, axes=1)
+
+    def traits(self, genres: tf.Tensor, year: tf.Tensor) -> tf.Tensor:
+        """Marks genres and year band with ones: `[N, num_traits]` float32.
+
+        Args:
+          genres: `[N, G]` string.
+          year: `[N]` int64.
+        """
+        num_genres = self._genre_lookup.vocabulary_size
+        # Number 0, unknown or missing, becomes -1, which has no one.
+        genre_marks = tf.reduce_max(
+            tf.one_hot(self._genre_lookup(genres) - 1, num_genres), axis=1
+        )
+        year_marks = tf.one_hot(
+            _band(year, _YEAR_BANDS) - 1, len(_YEAR_BANDS) + 1
+        )
+        return tf.concat([genre_marks, year_marks], axis=1)
 
 
 class QueryTower(Tower):
@@ -155,14 +192,16 @@ class QueryTower(Tower):
 
     The embedding is `W_p p + sum_k W_k h_k + MLP([p, h_0, h_1, ..., user])`,
     with `h_k` the vector of the newest film but `k` and `p` the pooled history
-    (`layers.RecentItems`), and 1 in the bias's dimension.
+    (`layers.RecentItems`), and 1 in the bias's dimension. The films' vectors
+    are those of the item tower, without the bias.
     """
 
     def __init__(
         self,
         config: TowerConfig,
+        item_tower: ItemTower,
+        catalogue: Mapping[str, np.ndarray],
         user_ids: Sequence[int],
-        item_ids: Sequence[int],
         genders: Sequence[str],
         occupations: Sequence[str],
         **kwargs: Any,
@@ -171,8 +210,10 @@ class QueryTower(Tower):
 
         Args:
           config: the towers' shape and seed.
+          item_tower: whose vectors the films of a history have.
+          catalogue: the item tower's features of the films that a history may
+            hold.
           user_ids: known users.
-          item_ids: films known in a history.
           genders: known values.
           occupations: known values.
           **kwargs: as for every Keras model.
@@ -181,10 +222,11 @@ class QueryTower(Tower):
         seed = 1000 * config.seed + 500
         width = config.dim - 1
         self._history_length = config.history_length
-        self._item_lookup = layers.VocabularyLookup(item_ids, name="items")
-        self._item = layers.OptionalEmbedding(
-            len(item_ids), width, seed=seed + 1, name="history"
+        self._item_tower = item_tower
+        self._item_lookup = layers.VocabularyLookup(
+            catalogue["id"].tolist(), name="items"
         )
+        self._item_traits = self._make_item_traits(catalogue)
         self._recent = layers.RecentItems(
             config.history_length, config.num_newest, name="recent"
         )
@@ -225,6 +267,25 @@ class QueryTower(Tower):
         )
         self._output = _dense(config.hidden, width, None, seed + 61, "output")
         self._skip = _dense(num_history, width, None, seed + 62, "skip")
+        self.built = True
+
+    def _make_item_traits(self, catalogue: Mapping[str, np.ndarray]) -> Any:
+        """Keeps the films' traits, after a row for an unknown film.
+
+        A weight and not a constant, so that it does not weigh on the graph.
+        """
+        with tf.init_scope():
+            known = self._item_tower.traits(
+                tf.constant(catalogue["genres"]), tf.constant(catalogue["year"])
+            )
+        return self.add_weight(
+            shape=(1 + known.shape[0], known.shape[1]),
+            initializer=lambda shape, dtype=None: tf.pad(
+                known, [[1, 0], [0, 0]]
+            ),
+            trainable=False,
+            name="item_traits",
+        )
 
     @property
     def feature_specs(self) -> dict[str, tf.TensorSpec]:
@@ -244,7 +305,10 @@ class QueryTower(Tower):
     ) -> tf.Tensor:
         """Pools the history and passes it on with the user's features."""
         rows = self._item_lookup(features["history"])
-        pooled, newest = self._recent(self._item(rows), rows > 0)
+        traits = tf.gather(tf.convert_to_tensor(self._item_traits), rows)
+        pooled, newest = self._recent(
+            self._item_tower.vectors(rows, traits), rows > 0
+        )
         width = self.dim - 1
         num_newest = newest.shape[1]
         history = tf.concat(
@@ -289,8 +353,9 @@ def movielens_towers(
     )
     query_tower = QueryTower(
         config,
+        item_tower,
+        item_features(data),
         data.users.id.tolist(),
-        data.films.id.tolist(),
         _values(data.users.gender),
         _values(data.users.occupation),
     )

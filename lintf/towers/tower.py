@@ -15,7 +15,8 @@ class Tower(tf.keras.Model):
     float32. The score of a query and an item is the inner product of the two
     towers' outputs: an item's bias is one dimension of its embedding, and the
     query's embedding is 1 there. Features that the tower does not know are
-    ignored, so that one dict may serve several towers.
+    ignored, so that one dict may serve several towers. A tower makes its
+    weights when it is constructed, and sets `built` at the end of that.
     """
 
     def __init__(self, dim: int, **kwargs: Any):
@@ -56,10 +57,6 @@ class Tower(tf.keras.Model):
                 f"missing: {missing}"
             )
         return self.embed(inputs, training)
-
-    def build(self, input_shape: Any = None) -> None:
-        """Does nothing: a tower makes its weights when it is constructed."""
-        self.built = True
 
 
 def placeholders(tower: Tower, batch: int = 1) -> dict[str, tf.Tensor]:

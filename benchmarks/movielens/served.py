@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The towers' quality as a client sees it: export job, server, gRPC, filter.
+
+For each seed the export job trains the towers and builds the index, `lintf
+serve` serves it, and every user's films are asked for with raw features and
+the filter `id not in [...]` of all films that the user has seen.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from benchmarks.movielens.offline import query_features
+from benchmarks.movielens.protocol import Task
+from lintf import metrics
+from lintf.datasets import MovieLens
+
+MODEL = "movielens"
+_REQUEST_SIZE = 32
+# The client pads histories and refuses longer ones: the model's signature.
+_HISTORY_LENGTH = 50
+_LISTENING = re.compile(r"^Serving .* at (?P<target>\S+) \(gRPC\)")
+
+
+def served_ranks(
+    data: MovieLens,
+    task: Task,
+    seed: int,
+    workdir: pathlib.Path,
+    config: pathlib.Path,
+    overrides: Sequence[str],
+) -> metrics.Ranks:
+    """Builds, serves and asks; ranks each target in the list that comes back.
+
+    Args:
+      data: users, films and ratings.
+      task: what is predicted; its part is handed to the job.
+      seed: of the towers' training.
+      workdir: for the models; a finished model is served again.
+      config: of the export job.
+      overrides: `key.path=value` for the job's `--set`.
+
+    Returns:
+      `[num_users]` float64; infinity beyond the k of the config.
+
+    Raises:
+      RuntimeError: the job or the server failed.
+    """
+    model = workdir / f"seed_{seed}" / MODEL
+    if not (model / "1" / "saved_model.pb").is_file():
+        _build(model, seed, config, [*overrides, f"towers.part={task.part}"])
+    with _server(model) as target:
+        return _ask(target, data, task)
+
+
+def _build(
+    model: pathlib.Path,
+    seed: int,
+    config: pathlib.Path,
+    overrides: Sequence[str],
+) -> None:
+    """Runs the export job."""
+    command = [
+        *(sys.executable, "-m", "export.build_index"),
+        f"--config={config}",
+        f"--output_dir={model}",
+        f"--seed={seed}",
+        *(f"--set={override}" for override in overrides),
+    ]
+    print("$", " ".join(command[1:]), flush=True)
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError(f"the export job failed: {' '.join(command)}")
+
+
+@contextlib.contextmanager
+def _server(model: pathlib.Path) -> Iterator[str]:
+    """Serves a model on a free port; yields the address."""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "lintf.cli", "serve"),
+                f"--model_base_path={model}",
+                f"--model_name={MODEL}",
+                "--port=0",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert process.stdout is not None
+        try:
+            lines = (_LISTENING.match(line) for line in process.stdout)
+            listening = next((line for line in lines if line), None)
+            if listening is None:
+                errors.seek(0)
+                raise RuntimeError(
+                    f"the server did not come up:\n{errors.read()[-4000:]}"
+                )
+            yield listening["target"]
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _ask(target: str, data: MovieLens, task: Task) -> metrics.Ranks:
+    """Asks for every user's films and ranks the held-out one."""
+    from lintf.serving import Client
+
+    wanted = data.films.id[task.target]
+    found = []
+    with Client(target, MODEL, timeout_s=60.0) as client:
+        length = _HISTORY_LENGTH
+        features = query_features(data, task, length)
+        for begin in range(0, task.split.num_users, _REQUEST_SIZE):
+            users = range(begin, min(begin + _REQUEST_SIZE, len(wanted)))
+            seen = [task.split.seen(user, task.part) for user in users]
+            answer = client.retrieve(
+                {name: column[users] for name, column in features.items()},
+                filter=[exclusion(items) for items in seen],
+            )
+            _check_exclusion(answer.ids, seen)
+            found.append(metrics.ranks_of_retrieved(answer.ids, wanted[users]))
+    return np.concatenate(found)
+
+
+def exclusion(items: np.ndarray) -> str:
+    """Returns the filter that leaves items out.
+
+    Example:
+      >>> exclusion(np.array([3, 14]))
+      'id not in [3, 14]'
+    """
+    return f"id not in {sorted(items.tolist())}"
+
+
+def _check_exclusion(ids: np.ndarray, seen: Sequence[np.ndarray]) -> None:
+    """Fails where a filtered film came back."""
+    for row, items in zip(ids, seen, strict=True):
+        leaked = np.intersect1d(row, items)
+        if len(leaked):
+            raise RuntimeError(f"filtered films came back: {leaked.tolist()}")
