@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Builds an index from a config and publishes it for a model server.
+
+    python -m export.build_index \
+        --config export/configs/movielens_100k.yaml \
+        --output_dir build/models/movielens
+
+Killed at any point, the same command goes on where it stopped. A version
+appears whole or not at all, and an existing one is never overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from export.config import JobConfig, load_config
+from export.errors import JobError
+from export.parse import ConfigError
+
+_FLAGS = flags.FlagValues()
+
+flags.DEFINE_string(
+    "config",
+    None,
+    "The YAML file that says what to build; see export/config.py.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    "output_dir",
+    None,
+    "The model's base path; versions are its numbered children.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    "version",
+    None,
+    "The version to publish; by default the next free number.",
+    lower_bound=0,
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    "work_dir",
+    None,
+    "Checkpoints, trained towers and TensorBoard files; by default "
+    "OUTPUT_DIR/../.NAME.work.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_enum(
+    "ops",
+    "native",
+    ["native", "portable"],
+    "portable: stock TensorFlow operations only, for any model server; "
+    "slower, and filters travel compiled.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    "seed", None, "Replaces towers.seed of the config.", flag_values=_FLAGS
+)
+flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Replaces a value of the config: --set retrieve.k=50. May be repeated.",
+    flag_values=_FLAGS,
+)
+
+
+def run(
+    config: JobConfig,
+    output_dir: str | os.PathLike[str],
+    *,
+    work_dir: str | os.PathLike[str] | None = None,
+    version: int | None = None,
+    ops: str = "native",
+    on_event: Callable[[str], None] = lambda event: None,
+) -> pathlib.Path:
+    """Builds an index and publishes it.
+
+    Args:
+        config: From `export.config.load_config`.
+        output_dir: The model's base path; versions are its children.
+        work_dir: What an unfinished job needs to go on lies here; by default a
+            hidden sibling of `output_dir`.
+        version: The version's number; None takes the next free one.
+        ops: "native" or "portable".
+        on_event: Told the steps as they are done.
+
+    Returns:
+        The directory of the version. If this very build is published already,
+        that one.
+
+    Raises:
+        ValueError: The config or the items cannot be used (`ConfigError`,
+            `ItemsError`).
+        JobError: The job cannot go on, or what it wrote failed its check.
+    """
+    if ops not in ("native", "portable"):
+        raise ConfigError(f"--ops: expected native or portable, got {ops!r}")
+    if config.trains:
+        # TensorFlow Recommenders needs Keras 2, which is chosen as TensorFlow
+        # is imported; so this comes before the imports below.
+        from lintf.towers import use_legacy_keras
+
+        use_legacy_keras()
+    from export.job import Request, run_job
+
+    base = pathlib.Path(os.path.abspath(output_dir))
+    if base.name.isdigit():
+        raise ConfigError(
+            f"--output_dir {base} is a number, as versions are; give the "
+            "model's base path, whose children the versions are"
+        )
+    request: dict[str, Any] = {
+        "config": config,
+        "output_dir": base,
+        "work_dir": pathlib.Path(
+            os.path.abspath(work_dir or default_work_dir(base))
+        ),
+        "version": version,
+        "ops": ops,
+        "on_event": on_event,
+    }
+    return run_job(Request(**request))
+
+
+def default_work_dir(output_dir: pathlib.Path) -> pathlib.Path:
+    """Where a job keeps its state: a hidden sibling of the base path."""
+    return output_dir.parent / f".{output_dir.name}.work"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job that the command line describes.
+
+    Args:
+        argv: The program's name, then flags.
+
+    Returns:
+        The exit status: 0, or 1 after a message on stderr, 2 for bad flags.
+    """
+    if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
+        print(__doc__)
+        print(_FLAGS.main_module_help())
+        return 0
+    try:
+        rest = _FLAGS(list(argv))
+        values = _FLAGS.flag_values_dict()
+        if len(rest) > 1:
+            raise flags.IllegalFlagValueError(
+                f"expected flags only, got {rest[1]!r}"
+            )
+        for name in ("config", "output_dir"):
+            if not values[name]:
+                raise flags.IllegalFlagValueError(f"--{name} is required")
+    except flags.Error as error:
+        print(f"build-index: {error}; see --help", file=sys.stderr)
+        return 2
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        config = load_config(values["config"], values["set"], values["seed"])
+        run(
+            config,
+            values["output_dir"],
+            work_dir=values["work_dir"],
+            version=values["version"],
+            ops=values["ops"],
+        )
+    except (ValueError, JobError, ImportError) as error:
+        print(f"build-index: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

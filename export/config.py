@@ -1,0 +1,507 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The config of an export job: what every key of the YAML file means."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+
+from export.parse import ConfigError, to_dataclass
+from lintf.index.schema import FilterLimits, check_attribute_name
+
+ROW_NUMBERS = "@row"
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedTower:
+    """A trained tower on disk.
+
+    Attributes:
+        path: A SavedModel directory, or a `.keras` file.
+        signature: Of a SavedModel: the one that maps features to an embedding.
+        output: The signature's output to take; needed if it has several.
+    """
+
+    path: str
+    signature: str = "serving_default"
+    output: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TowersConfig:
+    """Where the towers come from: trained here, or loaded.
+
+    Attributes:
+        recipe: Trains both towers as `lintf.towers` describes.
+        epochs: Passes over the training data; by default the recipe's.
+        seed: Of every random draw of the training.
+        part: What the recipe holds out: each user's last item ("test") or
+            last two ("validation").
+        options: Further settings of the recipe: `lintf.towers.TowerConfig`.
+        query: A saved query tower; without one (and without a recipe) clients
+            send embeddings.
+        item: A saved item tower; without one the items bring embeddings.
+    """
+
+    recipe: Literal["movielens_100k"] | None = None
+    epochs: int | None = None
+    seed: int = 1
+    part: Literal["test", "validation"] = "test"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    query: SavedTower | None = None
+    item: SavedTower | None = None
+
+    def __post_init__(self) -> None:
+        saved = self.query is not None or self.item is not None
+        if self.recipe is not None and saved:
+            raise ValueError(
+                "give a `recipe` (towers are trained here) or saved towers "
+                "(`query`, `item`), got both"
+            )
+        if self.recipe is None and not saved:
+            raise ValueError(
+                "expected a `recipe`, or saved towers under `query` and "
+                "`item`, got neither; leave `towers` out if the items bring "
+                "embeddings and clients send embeddings"
+            )
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"`epochs` must be at least 1, got {self.epochs}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingConfig:
+    """Embeddings that come with the items.
+
+    Attributes:
+        column: A column of the items: a list of `dim` numbers a row.
+        path: A `.npy` file `[rows, dim]`, one row an item in the items' order.
+    """
+
+    column: str | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.column is None) == (self.path is None):
+            raise ValueError(
+                "expected either `column` (of the items) or `path` (of a .npy "
+                f"file), got {'both' if self.column else 'neither'}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemsConfig:
+    """Where the items come from.
+
+    Attributes:
+        dataset: A data set of `lintf.datasets`.
+        path: A `.parquet`, `.csv` or `.npz` file, or a folder of `.npy` files
+            (one a column).
+        id: The column of the ids; "@row" takes the row numbers.
+        embedding: Embeddings given; absent: the item tower computes them.
+        features: Item tower's input -> column, where the names differ.
+        separator: CSV: between the tags, and between an embedding's numbers,
+            of one cell.
+    """
+
+    dataset: Literal["movielens_100k"] | None = None
+    path: str | None = None
+    id: str = "id"
+    embedding: EmbeddingConfig | None = None
+    features: dict[str, str] = dataclasses.field(default_factory=dict)
+    separator: str = "|"
+
+    def __post_init__(self) -> None:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError(
+                "expected either `dataset` or `path`, got "
+                f"{'both' if self.dataset else 'neither'}"
+            )
+        if not self.separator:
+            raise ValueError("`separator` must not be empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexConfig:
+    """The index itself.
+
+    Attributes:
+        metric: How a query and an item are compared; "cosine" normalises.
+        id_dtype: Of the item ids.
+        capacity: Rows allocated; by default as many as there are items.
+        dtype: Of the stored embeddings.
+    """
+
+    metric: Literal["inner_product", "cosine", "l2"] = "inner_product"
+    id_dtype: Literal["int64", "string"] = "int64"
+    capacity: int | None = None
+    dtype: Literal["float32"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.capacity is not None and self.capacity < 1:
+            raise ValueError(
+                f"`capacity` must be at least 1, got {self.capacity}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributeConfig:
+    """One filterable attribute.
+
+    Attributes:
+        name: As filters call it.
+        kind: What its values are.
+        column: Of the items; by default `name`.
+        encoding: Forces an encoding of strings; by default the cheapest.
+        dtype: Forces the stored dtype; by default the cheapest for strings,
+            int64 for integers and times.
+        width: Tags: room for so many an item; by default the most that occur.
+        missing: A number or string that stands for "no value" in the column.
+    """
+
+    name: str
+    kind: Literal["category", "tags", "int", "float", "timestamp", "bool"]
+    column: str | None = None
+    encoding: Literal["vocabulary", "hash", "bits"] | None = None
+    dtype: str | None = None
+    width: int | None = None
+    missing: int | float | str | None = None
+
+    def __post_init__(self) -> None:
+        check_attribute_name(self.name)
+
+    @property
+    def source(self) -> str:
+        """The column of the items that it is read from."""
+        return self.column or self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrieveConfig:
+    """What a retrieval returns.
+
+    Attributes:
+        k: Results a query.
+        algorithm: "auto" picks by the batch and the filter.
+        return_attributes: Come back with the results.
+    """
+
+    k: int = 100
+    algorithm: Literal["auto", "masked"] = "auto"
+    return_attributes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"`k` must be at least 1, got {self.k}")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchingConfig:
+    """In-graph batching of queries across requests.
+
+    Attributes:
+        max_batch_size: Most queries in one batch.
+        timeout_micros: How long the first query waits for others.
+        num_threads: Batches worked on at once.
+        max_enqueued_batches: Batches that may wait; more is UNAVAILABLE.
+    """
+
+    max_batch_size: int = 64
+    timeout_micros: int = 500
+    num_threads: int = 2
+    max_enqueued_batches: int = 100
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            least = 0 if field.name == "timeout_micros" else 1
+            if getattr(self, field.name) < least:
+                raise ValueError(
+                    f"`{field.name}` must be at least {least}, got "
+                    f"{getattr(self, field.name)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitsConfig:
+    """What one filter may cost; the defaults are those of `FilterLimits`."""
+
+    max_length: int = FilterLimits.max_length
+    max_depth: int = FilterLimits.max_depth
+    max_words: int = FilterLimits.max_words
+
+    def __post_init__(self) -> None:
+        self.limits()
+
+    def limits(self) -> FilterLimits:
+        """The schema's form."""
+        return FilterLimits(self.max_length, self.max_depth, self.max_words)
+
+
+@dataclasses.dataclass(frozen=True)
+class FillConfig:
+    """The filling of the index.
+
+    Attributes:
+        batch_size: Rows a step.
+    """
+
+    batch_size: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(
+                f"`batch_size` must be at least 1, got {self.batch_size}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints of the filling.
+
+    Attributes:
+        every_steps: Steps between two. A checkpoint writes the whole capacity.
+    """
+
+    every_steps: int = 20
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise ValueError(
+                f"`every_steps` must be at least 1, got {self.every_steps}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectorConfig:
+    """TensorBoard's embedding projector.
+
+    Attributes:
+        rows: Items shown, spread over the index; 0 writes no files.
+    """
+
+    rows: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.rows < 0:
+            raise ValueError(f"`rows` must not be negative, got {self.rows}")
+
+
+@dataclasses.dataclass(frozen=True)
+class JobConfig:
+    """One export job; see the classes of the fields."""
+
+    name: str
+    items: ItemsConfig
+    index: IndexConfig = IndexConfig()
+    towers: TowersConfig | None = None
+    attributes: tuple[AttributeConfig, ...] = ()
+    retrieve: RetrieveConfig = RetrieveConfig()
+    filter_limits: LimitsConfig = LimitsConfig()
+    batching: BatchingConfig | None = None
+    fill: FillConfig = FillConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    projector: ProjectorConfig = ProjectorConfig()
+
+    def __post_init__(self) -> None:
+        if not _MODEL_NAME.match(self.name):
+            raise ConfigError(
+                "name: expected letters, digits, and . _ - after the first, "
+                f"got {self.name!r}; it is the model's name in requests"
+            )
+        names = [a.name for a in self.attributes]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise ConfigError(
+                    f"attributes[{i}].name: {name!r} is already the name of "
+                    f"attributes[{names.index(name)}]"
+                )
+        for i, name in enumerate(self.retrieve.return_attributes):
+            if name not in names:
+                raise ConfigError(
+                    f"retrieve.return_attributes[{i}]: no attribute {name!r}; "
+                    f"there are: {', '.join(names) or 'none'}"
+                )
+        self._check_towers()
+
+    def _check_towers(self) -> None:
+        item_tower = self.towers is not None and (
+            self.towers.recipe is not None or self.towers.item is not None
+        )
+        given = self.items.embedding is not None
+        if given and item_tower:
+            raise ConfigError(
+                "items.embedding: given, but `towers` has an item tower that "
+                "would compute embeddings; remove one of them"
+            )
+        if not given and not item_tower:
+            raise ConfigError(
+                "items.embedding: required without an item tower; name a "
+                "`column` of the items or the `path` of a .npy file, or give "
+                "`towers.item`"
+            )
+        if (
+            self.towers is not None
+            and self.towers.recipe is not None
+            and self.items.dataset != self.towers.recipe
+        ):
+            raise ConfigError(
+                f"items.dataset: the recipe {self.towers.recipe!r} trains on "
+                f"the data set of that name, got {self.items.dataset!r}"
+            )
+
+    def canonical(self) -> str:
+        """The config as JSON text, the same for equal configs."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def identity(self) -> dict[str, Any]:
+        """What the built index depends on.
+
+        Where files lie is left out (their content counts), and so is how
+        often the job writes checkpoints or what it shows.
+        """
+        data = json.loads(self.canonical())
+        for key in ("checkpoint", "projector"):
+            del data[key]
+        towers = data["towers"] or {}
+        for node in (
+            data["items"],
+            data["items"]["embedding"],
+            towers.get("query"),
+            towers.get("item"),
+        ):
+            if node and node["path"]:
+                node["path"] = "given"
+        return data
+
+    @property
+    def trains(self) -> bool:
+        """Whether towers are trained here."""
+        return self.towers is not None and self.towers.recipe is not None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                mark = node.value[i][0].start_mark
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_config(
+    path: str | pathlib.Path,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> JobConfig:
+    """Reads a config file.
+
+    Args:
+        path: The YAML file. Paths inside it are relative to its folder.
+        overrides: `key.path=value`, the value in YAML; a list's entries are
+            numbered (`attributes.0.dtype=int16`). Paths given here are
+            relative to the working directory.
+        seed: Replaces `towers.seed`.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, or the config is wrong.
+    """
+    path = pathlib.Path(path)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the config {path}: {error.strerror or error}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of keys to values, got "
+            f"{type(data).__name__}"
+        )
+    _resolve_paths(data, path.resolve().parent)
+    for override in overrides:
+        _override(data, override)
+    if seed is not None:
+        if not isinstance(data.get("towers"), dict):
+            raise ConfigError(
+                "--seed: this config trains no towers, so nothing is random"
+            )
+        data["towers"]["seed"] = seed
+    _resolve_paths(data, pathlib.Path.cwd())
+    try:
+        return to_dataclass(JobConfig, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(
+            f"--set: expected key.path=value, got {text!r}; for example "
+            "retrieve.k=50"
+        )
+    *parents, last = key.split(".")
+    node: Any = data
+    for i, part in enumerate(parents):
+        node = _child(node, part, ".".join(parents[: i + 1]))
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"--set {key}: not a YAML value: {value!r}"
+        ) from error
+    if isinstance(node, list):
+        node[_position(node, last, key)] = parsed
+    else:
+        node[last] = parsed
+
+
+def _child(node: Any, part: str, where: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, part, where)]
+    if node.get(part) is None:
+        node[part] = {}
+    child = node[part]
+    if not isinstance(child, dict | list):
+        raise ConfigError(
+            f"--set: {where} is {child!r}, which has no keys below it"
+        )
+    return child
+
+
+def _position(node: list[Any], part: str, where: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(
+            f"--set {where}: expected the number of an entry, 0 to "
+            f"{len(node) - 1}, got {part!r}"
+        )
+    return int(part)
+
+
+def _resolve_paths(data: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Makes the paths of the config absolute, where they are relative."""
+    for keys in (
+        ("items",),
+        ("items", "embedding"),
+        ("towers", "query"),
+        ("towers", "item"),
+    ):
+        node: Any = data
+        for key in keys:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get("path"), str):
+            node["path"] = str((folder / node["path"]).resolve())

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The towers of a job: trained here, or loaded from disk.
+
+Towers trained here are saved first and used from there, so that a job that was
+cut off goes on with the very same function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from export.config import JobConfig, SavedTower, TowersConfig
+from export.errors import JobError
+from export.parse import to_dataclass
+from export.publish import fsync_tree
+from export.sources import file_digest
+
+OUTPUT = "embedding"
+
+
+class LoadedTower(tf.Module):
+    """A saved tower, called on a dict of features.
+
+    Attributes:
+        feature_specs: Input name -> `tf.TensorSpec` with a leading None.
+        dim: Length of the embeddings.
+    """
+
+    feature_specs: dict[str, tf.TensorSpec]
+    dim: int
+
+    def __call__(self, features: Mapping[str, Any]) -> tf.Tensor:
+        """`{feature: [batch, ...]}` -> `[batch, dim]` float32."""
+        raise NotImplementedError
+
+
+class SavedModelTower(LoadedTower):
+    """A signature of a SavedModel."""
+
+    def __init__(self, tower: SavedTower) -> None:
+        super().__init__()
+        path = tower.path
+        try:
+            self._model = tf.saved_model.load(path)
+        except (OSError, tf.errors.OpError) as error:
+            raise JobError(
+                f"cannot load the SavedModel {path}: {error}"
+            ) from error
+        known = sorted(self._model.signatures)
+        if tower.signature not in known:
+            raise JobError(
+                f"{path}: no signature {tower.signature!r}; there are: "
+                f"{', '.join(known) or 'none'}"
+            )
+        self._function = self._model.signatures[tower.signature]
+        inputs = self._function.structured_input_signature[1]
+        self.feature_specs = {
+            name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
+            for name, spec in sorted(inputs.items())
+        }
+        outputs = self._function.structured_outputs
+        self._output = tower.output or _only(outputs, path)
+        if self._output not in outputs:
+            raise JobError(
+                f"{path}: the signature {tower.signature!r} has no output "
+                f"{self._output!r}; there are: {', '.join(sorted(outputs))}"
+            )
+        self.dim = _dim(outputs[self._output].shape, path)
+        _check_specs(self.feature_specs, path)
+
+    def __call__(self, features: Mapping[str, Any]) -> tf.Tensor:
+        inputs = {
+            name: tf.convert_to_tensor(features[name], spec.dtype)
+            for name, spec in self.feature_specs.items()
+        }
+        return tf.cast(self._function(**inputs)[self._output], tf.float32)
+
+
+class KerasTower(LoadedTower):
+    """A Keras model from a `.keras` file."""
+
+    def __init__(self, tower: SavedTower) -> None:
+        super().__init__()
+        path = tower.path
+        try:
+            self._model = tf.keras.models.load_model(path, compile=False)
+        except Exception as error:
+            raise JobError(
+                f"cannot load the Keras model {path} (custom layers need a "
+                f"SavedModel: model.export): {error}"
+            ) from error
+        self.feature_specs = {
+            tensor.name.split(":")[0]: tf.TensorSpec(
+                tensor.shape, tensor.dtype, name=tensor.name.split(":")[0]
+            )
+            for tensor in self._model.inputs
+        }
+        self._takes_dict = isinstance(self._model.input, dict)
+        if self._takes_dict:
+            self.feature_specs = {
+                name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+                for name, tensor in sorted(self._model.input.items())
+            }
+        shape = tf.TensorShape(self._model.output_shape)
+        self.dim = _dim(shape, path)
+        _check_specs(self.feature_specs, path)
+
+    def __call__(self, features: Mapping[str, Any]) -> tf.Tensor:
+        inputs: Any = {
+            name: tf.convert_to_tensor(features[name], spec.dtype)
+            for name, spec in self.feature_specs.items()
+        }
+        if not self._takes_dict:
+            inputs = list(inputs.values())
+            inputs = inputs[0] if len(inputs) == 1 else inputs
+        return tf.cast(self._model(inputs, training=False), tf.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Towers:
+    """Where a job's towers lie, if it has them."""
+
+    query: SavedTower | None = None
+    item: SavedTower | None = None
+
+    def fingerprint(self) -> str:
+        """The same for the same files."""
+        digests = [
+            file_digest(pathlib.Path(t.path)) if t else ""
+            for t in (self.query, self.item)
+        ]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def load(tower: SavedTower) -> LoadedTower:
+    """Loads a SavedModel directory or a `.keras` file.
+
+    Raises:
+        JobError: It is not there, or does not map features to an embedding.
+    """
+    path = pathlib.Path(tower.path)
+    if path.suffix == ".keras" and path.is_file():
+        return KerasTower(tower)
+    if not (path / "saved_model.pb").is_file():
+        raise JobError(
+            f"no tower at {path}: expected a SavedModel directory or a .keras "
+            "file"
+        )
+    return SavedModelTower(tower)
+
+
+def prepare(config: JobConfig, work: pathlib.Path) -> Towers:
+    """Finds the towers of a job, training them first if it says so.
+
+    Args:
+        config: The job's.
+        work: A folder for checkpoints and trained towers; what it holds from
+            an earlier, cut off run is taken up.
+    """
+    towers = config.towers
+    if towers is None:
+        return Towers()
+    if towers.recipe is None:
+        return Towers(towers.query, towers.item)
+    folder = work / _settings(towers)
+    paths = {n: folder / n for n in ("query", "item")}
+    if not all(p.is_dir() for p in paths.values()):
+        query, item = _train(towers, folder / "training")
+        _save(query, paths["query"])
+        _save(item, paths["item"])
+    return Towers(*(SavedTower(str(paths[n])) for n in ("query", "item")))
+
+
+def _settings(towers: TowersConfig) -> str:
+    """A short name for these training settings."""
+    text = repr(dataclasses.asdict(towers))
+    return f"{towers.recipe}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _train(towers: TowersConfig, folder: pathlib.Path) -> tuple[Any, Any]:
+    from lintf import towers as library
+    from lintf.datasets import movielens_100k
+
+    settings: dict[str, Any] = {**towers.options, "seed": towers.seed}
+    if towers.epochs is not None:
+        settings["epochs"] = towers.epochs
+    recipe = to_dataclass(library.TowerConfig, settings, "towers.options")
+    return library.train(recipe, movielens_100k(), folder, part=towers.part)
+
+
+def _save(tower: Any, path: pathlib.Path) -> None:
+    """Saves a tower trained here; complete or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+    def embed(**features: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {OUTPUT: tower(features, training=False)}
+
+    module = tf.Module()
+    module.tower = tower
+    signature = tf.function(embed, autograph=False).get_concrete_function(
+        **{
+            name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
+            for name, spec in tower.feature_specs.items()
+        }
+    )
+    tf.saved_model.save(
+        module, str(unfinished), signatures={"serving_default": signature}
+    )
+    fsync_tree(unfinished)
+    shutil.rmtree(path, ignore_errors=True)
+    unfinished.rename(path)
+
+
+def _only(outputs: Mapping[str, Any], path: str) -> str:
+    if len(outputs) != 1:
+        raise JobError(
+            f"{path}: the signature has the outputs "
+            f"{', '.join(sorted(outputs))}; say in the config which one is "
+            "the embedding (`output`)"
+        )
+    return next(iter(outputs))
+
+
+def _dim(shape: tf.TensorShape, path: str) -> int:
+    if shape.rank != 2 or shape[1] is None:
+        raise JobError(
+            f"{path}: expected an output [batch, dim] with a known dim, got "
+            f"shape {shape}"
+        )
+    return int(shape[1])
+
+
+def _check_specs(specs: Mapping[str, tf.TensorSpec], path: str) -> None:
+    for name, spec in specs.items():
+        if spec.shape.rank is None or spec.shape.rank < 1 or spec.shape[0]:
+            raise JobError(
+                f"{path}: expected the input {name!r} to have a known rank and "
+                f"a leading batch dimension of any size, got shape {spec.shape}"
+            )

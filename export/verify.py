@@ -1,0 +1,457 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Checks a written index against plain numpy, in a process of its own.
+
+    python -m export.verify MODEL_DIR [--job JOB_FILE]
+
+Loads the SavedModel as a server would, and compares: what every signature
+returns with a brute-force answer over the stored variables, with and without
+filters; the warm-up file's requests; and, given the job's file, everything
+stored with the items that the job read. Exits with 1 on the first mismatch.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from export import brute_force, towers, warmup
+from export.brute_force import Table
+from export.config import JobConfig, SavedTower
+from export.items import Items
+from export.parse import to_dataclass
+from export.publish import read_build
+from lintf import ops
+from lintf.index import columns
+from lintf.index.schema import Attribute, IndexSchema
+
+_QUERIES = 24
+_LOOKUPS = 64
+# Batches of this many items have their embeddings computed again.
+_TOWER_BATCHES = 4
+
+
+class MismatchError(RuntimeError):
+    """The index does not hold, or does not answer, what it must."""
+
+
+class Verifier:
+    """A loaded SavedModel beside its variables as arrays."""
+
+    def __init__(self, model: pathlib.Path) -> None:
+        ops.load_library()
+        self._path = model
+        self._defs = warmup.signatures(model)
+        self._model = tf.saved_model.load(str(model))
+        self._signatures = self._model.signatures
+        stats = self._call("index_stats", probe=np.zeros(1, np.int64))
+        self._stats = {name: value[0] for name, value in stats.items()}
+        self.schema = IndexSchema.from_json(self._stats["schema"])
+        self.table = _read_table(model, self.schema)
+        self._rows_of = brute_force.row_finder(self.table.ids)
+        self._portable = "filter_program" in (
+            self._defs["retrieve_by_embedding"].inputs
+        )
+
+    def check(self, job: Mapping[str, Any] | None = None) -> list[str]:
+        """Makes all checks; returns what was checked.
+
+        Args:
+            job: The job's file, if the items are to be read again.
+
+        Raises:
+            MismatchError: The first thing that is wrong.
+        """
+        done = [self._check_signatures(), self._check_stats()]
+        if job is not None:
+            done.append(self._check_items(job))
+        done += [
+            self._check_lookup(),
+            self._check_retrieval(),
+            self._check_tower(),
+            self._check_warmup(),
+        ]
+        return [text for text in done if text]
+
+    def _call(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+        tensors = {
+            name: tf.constant(
+                value,
+                tf.dtypes.as_dtype(self._defs[signature].inputs[name].dtype),
+            )
+            for name, value in inputs.items()
+        }
+        outputs = self._signatures[signature](**tensors)
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def _check_signatures(self) -> str:
+        wanted = {
+            "serving_default",
+            "retrieve_by_embedding",
+            "lookup",
+            "index_stats",
+        }
+        _expect(
+            wanted <= set(self._defs),
+            f"the signatures {sorted(wanted)} must be there, got "
+            f"{sorted(self._defs)}",
+        )
+        for name, signature in self._defs.items():
+            for key, info in [
+                *signature.inputs.items(),
+                *signature.outputs.items(),
+            ]:
+                shape = info.tensor_shape
+                _expect(
+                    not shape.unknown_rank and len(shape.dim) >= 1,
+                    f"{name}: {key} must have a known rank and a batch "
+                    "dimension",
+                )
+        return f"{len(self._defs)} signatures"
+
+    def _check_stats(self) -> str:
+        stats, rows = self._stats, len(self.table.ids)
+        for name in ("num_rows", "live_rows"):
+            _expect(
+                int(stats[name]) == rows,
+                f"index_stats: {name} must be {rows}, got {stats[name]}",
+            )
+        build = read_build(self._path).get("build_id")
+        if build is not None:
+            _expect(
+                stats["build_id"].decode() == build,
+                f"index_stats: the build id must be {build}, got "
+                f"{stats['build_id']!r}",
+            )
+        return f"{rows:,} rows"
+
+    def _check_items(self, job: Mapping[str, Any]) -> str:
+        """Compares everything stored with the items, read again."""
+        config = to_dataclass(JobConfig, job["config"])
+        items = Items(config)
+        tower = None
+        if job["item_tower"] is not None:
+            tower = towers.load(to_dataclass(SavedTower, job["item_tower"]))
+            items.take_features(tower.feature_specs)
+        batch_size = config.fill.batch_size
+        total = -(-len(self.table.ids) // batch_size)
+        computed = set(np.linspace(0, total - 1, _TOWER_BATCHES, dtype=int))
+        rows = 0
+        for step, batch in enumerate(items.batches(batch_size)):
+            here = slice(rows, rows + len(batch))
+            rows += len(batch)
+            self._check_ids(batch.ids, here)
+            for attribute in self.schema.attributes:
+                given = columns.encode(
+                    attribute, batch.attributes[attribute.name]
+                )
+                self._same(
+                    self.table.attributes[attribute.name][here],
+                    given,
+                    f"attribute {attribute.name!r}",
+                    here,
+                )
+            if tower is None:
+                vectors = batch.embeddings
+            elif step in computed:
+                vectors = tower(batch.features).numpy()
+            else:
+                continue
+            self._check_vectors(np.asarray(vectors), here)
+        _expect(
+            rows == len(self.table.ids),
+            f"the index must hold {rows} items, holds {len(self.table.ids)}",
+        )
+        return "ids, attributes and embeddings of all items read again"
+
+    def _check_ids(self, ids: Any, here: slice) -> None:
+        if self.schema.id_dtype == "string":
+            ids = columns.fingerprints(ids)
+        self._same(self.table.ids[here], np.asarray(ids), "id", here)
+
+    def _check_vectors(self, vectors: np.ndarray, here: slice) -> None:
+        vectors = vectors.astype(np.float64)
+        if self.schema.metric == "cosine":
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        stored = self.table.embeddings[here]
+        _expect(
+            stored.shape == vectors.shape,
+            f"embeddings must be {vectors.shape} here, got {stored.shape}",
+        )
+        scale = np.abs(vectors).max(axis=1, keepdims=True, initial=1e-30)
+        # A tower may round differently from one process to the next.
+        wrong = np.abs(stored - vectors) > 1e-5 * scale
+        if wrong.any():
+            row = int(np.argmax(wrong.any(axis=1)))
+            raise MismatchError(
+                f"row {here.start + row}: the stored embedding is not that of "
+                "the item"
+            )
+
+    def _same(
+        self, stored: np.ndarray, given: np.ndarray, what: str, here: slice
+    ) -> None:
+        equal = stored.shape == given.shape and np.array_equal(
+            stored, given, equal_nan=stored.dtype.kind == "f"
+        )
+        if equal:
+            return
+        row = here.start
+        if stored.shape == given.shape:
+            differ = (stored != given).reshape(len(stored), -1).any(axis=1)
+            row += int(np.argmax(differ))
+        raise MismatchError(f"row {row}: the stored {what} is not the item's")
+
+    def _check_lookup(self) -> str:
+        table = self.table
+        rows = _spread(len(table.ids), _LOOKUPS)
+        ids: Any = table.ids[rows]
+        unknown: Any = self._unknown_id()
+        if table.texts is not None:
+            ids, unknown = table.texts[rows], "no such item"
+        found = self._call("lookup", id=[*ids, unknown])
+        _expect(
+            found["found"][:-1].all() and not found["found"][-1],
+            "lookup must find the items that are there, and only these",
+        )
+        self._same(
+            found["embedding"][:-1],
+            table.embeddings[rows],
+            "embedding that lookup returns",
+            slice(0, None),
+        )
+        for attribute in self.schema.attributes:
+            if attribute.decodable:
+                self._check_decoded(
+                    attribute.name, found[f"attribute_{attribute.name}"], rows
+                )
+        return f"lookup of {len(rows)} items"
+
+    def _check_decoded(
+        self, name: str, values: np.ndarray, rows: np.ndarray
+    ) -> None:
+        attribute = self.schema.attribute(name)
+        stored = columns.decode(attribute, self.table.attributes[name][rows])
+        for row, value, expected in zip(rows, values, stored, strict=False):
+            _expect(
+                _same_value(attribute, value, expected),
+                f"row {row}: attribute {name!r} must be {expected!r}, got "
+                f"{value!r}",
+            )
+
+    def _unknown_id(self) -> int:
+        candidates = -np.arange(2, len(self.table.ids) + 3)
+        return int(candidates[self._rows_of(candidates) == -1][0])
+
+    def _check_retrieval(self) -> str:
+        random = np.random.default_rng(0)
+        filters = brute_force.random_filters(self.table, _QUERIES, random)
+        while len(filters) < _QUERIES:
+            filters.append(filters[0])
+        queries = self._queries(random)
+        found = self._retrieve(queries, [f.text for f in filters])
+        for i, one in enumerate(filters):
+            wrong = brute_force.check_result(
+                self.table,
+                queries[i],
+                one.passing,
+                self._rows(found["ids"][i]),
+                found["scores"][i],
+                int(found["num_results"][i]),
+            )
+            _expect(
+                wrong is None,
+                f"retrieve_by_embedding, filter {one.text!r}: {wrong}",
+            )
+        self._check_returned(found)
+        return f"{_QUERIES} searches, {len(filters)} filters, by brute force"
+
+    def _queries(self, random: np.random.Generator) -> np.ndarray:
+        """Random directions, and items' own embeddings a little off."""
+        dim = self.schema.dim
+        noise = random.standard_normal((_QUERIES, dim)).astype(np.float32)
+        rows = random.integers(len(self.table.ids), size=_QUERIES)
+        near = self.table.embeddings[rows]
+        spread = np.abs(near).mean() or 1.0
+        near = near + np.float32(0.1 * spread) * noise
+        odd = np.arange(_QUERIES)[:, np.newaxis] % 2 == 1
+        return np.where(odd, near, noise * np.float32(spread))
+
+    def _check_returned(self, found: Mapping[str, np.ndarray]) -> None:
+        for name, values in found.items():
+            if not name.startswith("attribute_"):
+                continue
+            for i, ids in enumerate(found["ids"]):
+                rows = self._rows(ids)
+                rows = rows[rows >= 0]
+                self._check_decoded(
+                    name.removeprefix("attribute_"), values[i], rows
+                )
+
+    def _retrieve(
+        self, queries: np.ndarray, filters: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        return self._call(
+            "retrieve_by_embedding",
+            query_embedding=queries,
+            **self._filter_inputs(filters),
+        )
+
+    def _filter_inputs(self, filters: Sequence[str]) -> dict[str, Any]:
+        if not self._portable:
+            return {"filter": list(filters)}
+        programs = ops.compile_filter(
+            tf.constant(list(filters)),
+            schema=self.schema,
+            pad_words=self.schema.limits.max_words,
+        )
+        return {"filter_program": programs.numpy()}
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray:
+        if self.schema.id_dtype == "int64":
+            return self._rows_of(ids)
+        prints = columns.fingerprints([i.decode() for i in ids])
+        return np.where(ids == b"", -1, self._rows_of(prints))
+
+    def _check_tower(self) -> str:
+        """Raw features must give what their embedding gives."""
+        if "embed_query" not in self._defs:
+            return ""
+        features = warmup.example_inputs(self._defs["embed_query"], 3)
+        query = self._call("embed_query", **features)["query_embedding"]
+        _expect(
+            query.shape == (3, self.schema.dim) and np.isfinite(query).all(),
+            f"embed_query must return [3, {self.schema.dim}] finite numbers, "
+            f"got {query.shape}",
+        )
+        filters = [
+            f.text
+            for f in brute_force.random_filters(
+                self.table, 3, np.random.default_rng(1)
+            )
+        ]
+        filters += [""] * (3 - len(filters))
+        inputs = {**features, **self._filter_inputs(filters)}
+        whole = self._call("serving_default", **inputs)
+        apart = self._retrieve(query, filters)
+        _expect(
+            np.array_equal(whole["num_results"], apart["num_results"]),
+            "serving_default and retrieve_by_embedding must find as many",
+        )
+        size = max(brute_force.tolerance(self.table, q) for q in query)
+        close = np.isclose(
+            whole["scores"], apart["scores"], rtol=1e-5, atol=size
+        )
+        _expect(
+            bool(close.all()),
+            "serving_default and retrieve_by_embedding must give the same "
+            "scores",
+        )
+        return "query tower"
+
+    def _check_warmup(self) -> str:
+        if not (self._path / warmup.FILE).is_file():
+            raise MismatchError("there are no warm-up requests")
+        records = warmup.read_warmup(self._path)
+        covered = {signature for signature, _ in records}
+        _expect(
+            covered == set(self._defs) & set(warmup.READ_SIGNATURES),
+            f"warm-up requests must cover {sorted(self._defs)}, cover "
+            f"{sorted(covered)}",
+        )
+        for signature, inputs in records:
+            self._call(signature, **inputs)
+        return f"{len(records)} warm-up requests"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Verifies the directory that the command line names."""
+    if len(argv) != 2:
+        raise app.UsageError("expected one argument: the SavedModel directory")
+    job = None
+    if flags.FLAGS.job:
+        job = json.loads(pathlib.Path(flags.FLAGS.job).read_text("utf-8"))
+    try:
+        done = Verifier(pathlib.Path(argv[1])).check(job)
+    except MismatchError as error:
+        print(f"MISMATCH: {error}", file=sys.stderr)
+        return 1
+    except (tf.errors.OpError, OSError, ValueError, KeyError) as error:
+        print(f"MISMATCH: the index cannot be used: {error}", file=sys.stderr)
+        return 1
+    print("Verified: " + "; ".join(done))
+    return 0
+
+
+def _read_table(model: pathlib.Path, schema: IndexSchema) -> Table:
+    """Reads the variables from the checkpoint, without the model."""
+    reader = tf.train.load_checkpoint(str(model / "variables" / "variables"))
+    names = reader.get_variable_to_shape_map()
+
+    def read(path: str) -> np.ndarray:
+        # The served module holds the index as `index` or `state`; a tower's
+        # variable of that name would lie deeper.
+        found = sorted((n for n in names if n.endswith("/" + path)), key=len)
+        if not found:
+            raise MismatchError(f"the checkpoint holds no {path!r}")
+        return np.asarray(reader.get_tensor(found[0]))
+
+    def variable(name: str) -> np.ndarray:
+        return read(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")[:rows]
+
+    rows = int(read("num_rows/.ATTRIBUTES/VARIABLE_VALUE"))
+    ids = variable("ids")
+    texts = None
+    if schema.id_dtype == "string":
+        prints = read("id_text/.ATTRIBUTES/table-keys")
+        order = np.argsort(prints)
+        places = np.searchsorted(prints[order], ids)
+        places = order[np.minimum(places, len(prints) - 1)]
+        _expect(
+            np.array_equal(prints[places], ids),
+            "every string id must have its text in the index",
+        )
+        stored = read("id_text/.ATTRIBUTES/table-values")[places]
+        texts = np.array([t.decode() for t in stored], object)
+    return Table(
+        schema,
+        ids,
+        variable("embeddings"),
+        {a.name: variable(f"attributes/{a.name}") for a in schema.attributes},
+        texts,
+    )
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, total - 1, count, dtype=np.int64))
+
+
+def _same_value(attribute: Attribute, value: Any, expected: Any) -> bool:
+    """Whether a decoded output is what the column holds, in Python terms."""
+    if attribute.kind == "tags":
+        words = [w.decode() for w in value.tolist() if w]
+        return words == sorted(expected)
+    if attribute.kind == "category":
+        return bool(value.decode() == (expected or ""))
+    if expected is None:
+        missing = -1 if attribute.kind == "bool" else np.iinfo(np.int64).min
+        return bool(value != value or value == missing)
+    return bool(value == expected)
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise MismatchError(otherwise)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "job", None, "The job.json of the build: read the items again."
+    )
+    app.run(lambda argv: sys.exit(main(argv)))
