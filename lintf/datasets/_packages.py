@@ -34,8 +34,8 @@ def package_file(package: str, path: str, install: str) -> pathlib.Path:
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise MissingDataError(
-            f"this data set needs the package {package!r}, which is not installed; "
-            f"install it with: {install}",
+            f"this data set needs the package {package!r}, which is not "
+            f"installed; install it with: {install}",
             name=package,
         )
     for root in _folders(spec):
@@ -43,8 +43,8 @@ def package_file(package: str, path: str, install: str) -> pathlib.Path:
         if found.is_file():
             return found
     raise MissingDataError(
-        f"the installed package {package!r} must carry the file {path!r}, but does "
-        f"not (another version?); install it again with: {install}",
+        f"the installed package {package!r} must carry the file {path!r}, but "
+        f"does not (another version?); install it again with: {install}",
         name=package,
     )
 

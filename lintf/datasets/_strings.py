@@ -16,7 +16,7 @@ def pad_strings(rows: Sequence[Sequence[str]]) -> StringArray:
       rows: one sequence of strings a row.
 
     Returns:
-      `[len(rows), width]` of `str`, where width is the longest row (at least 1).
+      `[len(rows), width]` of `str`; width is that of the longest row, or 1.
 
     Example:
       >>> pad_strings([["a"], ["b", "c"], []]).tolist()

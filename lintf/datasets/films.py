@@ -21,7 +21,8 @@ INSTALL = 'pip install --no-deps "bokeh-sampledata>=2026.1"'
 
 # Catalogues move a leading article to the end: "Birdcage, The".
 _TRAILING_ARTICLE = re.compile(
-    r"^(?P<rest>.*), (?P<article>the|a|an|la|le|les|l'|il|lo|el|los|das|der|die)$"
+    r"^(?P<rest>.*), "
+    r"(?P<article>the|a|an|la|le|les|l'|il|lo|el|los|das|der|die)$"
 )
 _NOT_A_WORD = re.compile(r"[^a-z0-9]+")
 
@@ -76,13 +77,13 @@ def wikidata_films(path: pathlib.Path | None = None) -> Films:
         path = _packages.package_file(
             "bokeh_sampledata", "_data/movies.db", INSTALL
         )
-    # `immutable` too: a reader of a read-only folder must not look for a journal.
+    # `immutable`: in a read-only folder sqlite must not look for a journal.
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     connection = sqlite3.connect(uri, uri=True)
     try:
         rows = connection.execute(
-            "SELECT ID, Title, Year, Genre, Language, Country, Director FROM omdb"
-            " ORDER BY rowid"
+            "SELECT ID, Title, Year, Genre, Language, Country, Director"
+            " FROM omdb ORDER BY rowid"
         ).fetchall()
     finally:
         connection.close()

@@ -53,8 +53,8 @@ def glove_50d() -> Glove:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise _packages.MissingDataError(
-            "the words of GloVe are a Parquet file, which needs pyarrow; install it "
-            f"with: {INSTALL}",
+            "the words of GloVe are a Parquet file, which needs pyarrow; "
+            f"install it with: {INSTALL}",
             name="pyarrow",
         ) from error
     table = pyarrow.parquet.read_table(index, columns=["index"])

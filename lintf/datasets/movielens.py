@@ -125,7 +125,7 @@ def movielens_100k(
       The data set. `films.num_joined` says how many films were joined.
 
     Raises:
-      MissingDataError: the package recbole or bokeh-sampledata is not installed.
+      MissingDataError: recbole or bokeh-sampledata is not installed.
       ValueError: a file does not have the columns of RecBole's format.
     """
     if folder is None:

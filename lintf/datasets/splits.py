@@ -95,8 +95,9 @@ def leave_one_out(
     users, counts = np.unique(user_id, return_counts=True)
     if len(users) and counts.min() < 3:
         raise ValueError(
-            "every user needs at least 3 interactions for leave-one-out, but user "
-            f"{users[counts.argmin()]} has {counts.min()}; drop such users first"
+            "every user needs at least 3 interactions for leave-one-out, but "
+            f"user {users[counts.argmin()]} has {counts.min()}; drop such "
+            "users first"
         )
     return LeaveOneOut(
         user_id=users.astype(np.int64),

