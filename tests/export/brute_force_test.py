@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The check itself is checked: it passes right answers, and no others."""
+
+import numpy as np
+import pytest
+
+from export import brute_force
+from lintf.index import columns
+from lintf.index.schema import IndexSchema, infer_attribute
+
+ROWS, DIM, K = 50, 6, 5
+
+
+def make_table(metric: str = "inner_product") -> brute_force.Table:
+    random = np.random.default_rng(2)
+    tags = [[w for w in "abc" if random.random() < 0.5] for _ in range(ROWS)]
+    colours = [random.choice(["red", "blue", ""]) for _ in range(ROWS)]
+    years = [None if i % 9 == 0 else 1990 + i for i in range(ROWS)]
+    prices = random.random(ROWS)
+    sold = [None, True, False] * ROWS
+    values = {
+        "tags": ("tags", tags, None),
+        "codes": ("tags", tags, "vocabulary"),
+        "colour": ("category", colours, None),
+        "year": ("int", years, None),
+        "price": ("float", prices, None),
+        "sold": ("bool", sold[:ROWS], None),
+    }
+    attributes = tuple(
+        infer_attribute(name, kind, list(data), encoding=encoding)
+        for name, (kind, data, encoding) in values.items()
+    )
+    embeddings = random.standard_normal((ROWS, DIM)).astype(np.float32)
+    if metric == "cosine":
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return brute_force.Table(
+        IndexSchema(dim=DIM, metric=metric, attributes=attributes),
+        np.arange(ROWS) * 3,
+        embeddings,
+        {a.name: columns.encode(a, values[a.name][1]) for a in attributes},
+    )
+
+
+def answer(table, query, passing):
+    exact = brute_force.scores(table, query)
+    order = [r for r in np.argsort(-exact, kind="stable") if passing[r]][:K]
+    rows = np.array(order + [-1] * (K - len(order)))
+    found = np.where(rows < 0, -np.inf, exact[rows]).astype(np.float32)
+    return rows, found, len(order)
+
+
+QUERY = np.linspace(-1, 1, DIM).astype(np.float32)
+ALL = np.ones(ROWS, bool)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+@pytest.mark.parametrize("passing", [ALL, np.arange(ROWS) < 3, ~ALL])
+def test_right_answers_pass(metric, passing):
+    table = make_table(metric)
+    result = answer(table, QUERY, passing)
+    assert brute_force.check_result(table, QUERY, passing, *result) is None
+
+
+def test_scores_by_hand():
+    table = make_table("l2")
+    difference = table.embeddings[7].astype(float) - QUERY
+    assert brute_force.scores(table, QUERY)[7] == pytest.approx(
+        -(difference @ difference)
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rows, found: (rows, found, 4), "expected 5 results, got 4"),
+        (lambda rows, found: (rows[[0, 0, 2, 3, 4]], found, 5), "twice"),
+        (lambda rows, found: (rows[::-1], found[::-1], 5), "must not ascend"),
+        (lambda rows, found: (rows, found + 0.01, 5), "brute force gives"),
+        (
+            lambda rows, found: (np.array([*rows[:4], -1]), found, 5),
+            "not in the index",
+        ),
+    ],
+)
+def test_wrong_answers_do_not(spoil, message):
+    table = make_table()
+    rows, found, _ = answer(table, QUERY, ALL)
+    wrong = brute_force.check_result(table, QUERY, ALL, *spoil(rows, found))
+    assert wrong is not None
+    assert message in wrong
+
+
+def test_a_missing_item_and_a_filtered_one_are_found_out():
+    table = make_table()
+    rows, found, count = answer(table, QUERY, ALL)
+    without_best = ALL.copy()
+    without_best[rows[0]] = False
+    other = answer(table, QUERY, without_best)
+    wrong = brute_force.check_result(table, QUERY, ALL, *other)
+    assert wrong is not None
+    assert "is missing" in wrong
+    wrong = brute_force.check_result(
+        table, QUERY, without_best, rows, found, count
+    )
+    assert wrong is not None
+    assert "does not pass the filter" in wrong
+    none = brute_force.check_result(
+        table, QUERY, ~ALL, np.full(K, -1), np.zeros(K), 0
+    )
+    assert none is not None
+    assert "unused slots" in none
+
+
+def expected_rows(decoded, text):
+    """Evaluates the single clauses that the test looks at."""
+    name, operator, value = (text.split(" ", 2) + ["", ""])[:3]
+    if text == "exists(tags)":
+        return [bool(t) for t in decoded["tags"]]
+    if text == "sold == true":
+        return [v is True for v in decoded["sold"]]
+    if (name, operator) == ("year", ">=") and value.isdigit():
+        return [y is not None and y >= int(value) for y in decoded["year"]]
+    if (name, operator) == ("colour", "!=") and value[1:-1].isalpha():
+        return [f'"{c}"' != value for c in decoded["colour"]]
+    return None
+
+
+def test_filters_know_their_rows():
+    table = make_table()
+    decoded = {
+        a.name: columns.decode(a, table.attributes[a.name])
+        for a in table.schema.attributes
+    }
+    seen = set()
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        filters = brute_force.random_filters(table, 200, random)
+        assert len(filters) == 200
+        assert filters[0].text == ""
+        assert filters[0].passing.all()
+        for one in filters:
+            expected = expected_rows(decoded, one.text)
+            if expected is not None:
+                assert one.passing.tolist() == expected, one.text
+                seen.add(one.text.split(" ")[0])
+    assert seen == {"exists(tags)", "sold", "year", "colour"}
+
+
+def test_rows_of_ids():
+    rows = brute_force.row_finder(np.array([30, 10, 20]))
+    assert rows(np.array([10, 20, 30, 5, 99, -1])).tolist() == [
+        1,
+        2,
+        0,
+        -1,
+        -1,
+        -1,
+    ]
