@@ -23,7 +23,7 @@ from export.config import JobConfig, load_config
 from export.errors import JobError
 from export.parse import ConfigError
 
-_FLAGS = flags.FlagValues()
+_FLAGS: Any = flags.FlagValues()  # type: ignore[no-untyped-call]
 
 flags.DEFINE_string(
     "config",

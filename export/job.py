@@ -186,9 +186,9 @@ def _save(
 ) -> None:
     """Writes the SavedModel, its warm-up requests and the build's record."""
     config, on_event = request.config, request.on_event
-    batching = config.batching and Batching(
-        **dataclasses.asdict(config.batching)
-    )
+    batching = None
+    if config.batching is not None:
+        batching = Batching(**dataclasses.asdict(config.batching))
     _say("Writing the SavedModel")
     served = ServedIndex(
         index,

@@ -8,13 +8,14 @@ row, None where there is no value. What the values must be is checked by
 
 from __future__ import annotations
 
+import abc
 import csv
 import dataclasses
 import hashlib
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Want:
     kind: Kind
 
 
-class Source(Protocol):
+class Source(abc.ABC):
     """Columns of equal length.
 
     Attributes:
@@ -55,18 +56,18 @@ class Source(Protocol):
     """
 
     name: str
-    columns: Sequence[str]
+    columns: list[str]
     num_rows: int | None
 
+    @abc.abstractmethod
     def batches(
         self, wants: Sequence[Want], batch_size: int, start: int = 0
     ) -> Iterator[list[Values]]:
         """Yields one entry a want, `batch_size` rows each but for the last."""
-        ...
 
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """The same for the same content, wherever it lies."""
-        ...
 
 
 def open_source(path: pathlib.Path, separator: str = "|") -> Source:
@@ -134,7 +135,7 @@ def file_digest(path: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-class ArraySource:
+class ArraySource(Source):
     """Arrays in memory (or mapped into it), `[rows]` or `[rows, width]`.
 
     A string array of rank 2 holds tags padded with "".
@@ -151,7 +152,7 @@ class ArraySource:
                 f"{name}: the arrays must have one entry a row and the same "
                 f"number of rows, got {listed}"
             )
-        self.num_rows: int | None = next(iter(lengths.values()))
+        self.num_rows = next(iter(lengths.values()))
 
     def batches(
         self, wants: Sequence[Want], batch_size: int, start: int = 0
@@ -203,7 +204,7 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-class ParquetSource:
+class ParquetSource(Source):
     """A Parquet file, read row group by row group."""
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -225,7 +226,7 @@ class ParquetSource:
                 f"{path} is not a Parquet file: {error}"
             ) from error
         self.columns = list(self._file.schema_arrow.names)
-        self.num_rows: int | None = self._file.metadata.num_rows
+        self.num_rows = self._file.metadata.num_rows
 
     def batches(
         self, wants: Sequence[Want], batch_size: int, start: int = 0
@@ -337,15 +338,14 @@ class ParquetSource:
         return file_digest(self._path)
 
 
-class CsvSource:
+class CsvSource(Source):
     """A CSV file with a header line; UTF-8; an empty cell is no value."""
-
-    num_rows: int | None = None
 
     def __init__(self, path: pathlib.Path, separator: str) -> None:
         self._path = path
         self._separator = separator
         self.name = str(path)
+        self.num_rows = None
         with path.open(encoding="utf-8-sig", newline="") as file:
             try:
                 self.columns = next(csv.reader(file), [])
@@ -412,7 +412,7 @@ class CsvSource:
         def split(cell: str) -> list[str]:
             return [part.strip() for part in cell.split(self._separator)]
 
-        return {
+        converters: dict[Kind, Callable[[str], Any]] = {
             "id_int64": int,
             "id_string": str,
             "category": str,
@@ -423,7 +423,8 @@ class CsvSource:
             "tags": lambda cell: [part for part in split(cell) if part],
             "vector": lambda cell: [float(part) for part in split(cell)],
             "ints": lambda cell: [int(part) for part in split(cell)],
-        }[kind]
+        }
+        return converters[kind]
 
     def fingerprint(self) -> str:
         return file_digest(self._path)

@@ -217,7 +217,7 @@ class Verifier:
             ids, unknown = table.texts[rows], "no such item"
         found = self._call("lookup", id=[*ids, unknown])
         _expect(
-            found["found"][:-1].all() and not found["found"][-1],
+            bool(found["found"][:-1].all() and not found["found"][-1]),
             "lookup must find the items that are there, and only these",
         )
         self._same(

@@ -56,7 +56,7 @@ def prepare(
     )
     kept = np.ones(len(words), bool)
     kept[held_out] = False
-    rank = np.flatnonzero(kept)
+    rank = np.flatnonzero(kept).tolist()
     folder.mkdir(parents=True, exist_ok=True)
     table = pyarrow.table(
         {
@@ -71,7 +71,7 @@ def prepare(
     pyarrow.parquet.write_table(table, folder / "items.parquet")
     np.save(folder / "embeddings.npy", vectors[kept])
     np.save(folder / "queries.npy", vectors[held_out])
-    text = "".join(f"{words[i]}\n" for i in held_out)
+    text = "".join(f"{words[i]}\n" for i in held_out.tolist())
     (folder / "query_words.txt").write_text(text, encoding="utf-8")
 
 
