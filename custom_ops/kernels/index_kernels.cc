@@ -86,6 +86,17 @@ class IndexStatsOp : public OpKernel {
   }
 };
 
+class InvalidateIndexOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* ctx) override {
+    RefCountPtr<IndexResource> index;
+    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &index));
+    index->Invalidate();
+  }
+};
+
 class AssignRowsOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -165,6 +176,9 @@ REGISTER_KERNEL_BUILDER(
     Name("Lintf>IndexHandle").Device(tensorflow::DEVICE_CPU), IndexHandleOp);
 REGISTER_KERNEL_BUILDER(Name("Lintf>IndexStats").Device(tensorflow::DEVICE_CPU),
                         IndexStatsOp);
+REGISTER_KERNEL_BUILDER(
+    Name("Lintf>InvalidateIndex").Device(tensorflow::DEVICE_CPU),
+    InvalidateIndexOp);
 REGISTER_KERNEL_BUILDER(Name("Lintf>AssignRows").Device(tensorflow::DEVICE_CPU),
                         AssignRowsOp);
 

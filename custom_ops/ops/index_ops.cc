@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ops on the index as a whole.
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/framework/types.h"
 
 namespace lintf {
 
-using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ScalarShape;
 using tensorflow::shape_inference::ShapeHandle;
@@ -57,6 +59,23 @@ ids: handle of an int64 variable `[capacity]`: the item of each row, -1 for a
 num_rows: handle of an int64 variable `[]`: rows in use.
 rows: the value of `num_rows`; `[]`.
 live_rows: rows in use that have an item; `[]`.
+)doc");
+
+REGISTER_OP("Lintf>InvalidateIndex")
+    .Input("index: resource")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle unused;
+      return c->WithRank(c->input(0), 0, &unused);
+    })
+    .Doc(R"doc(
+Makes an index forget its map from ids to rows; the next use makes it again.
+
+Needed only after the `ids` variable was written in place by other means than
+`Lintf>AssignRows`. A variable that was restored or assigned as a whole, and a
+new number of rows, are noticed without it.
+
+index: handle from `Lintf>IndexHandle`.
 )doc");
 
 REGISTER_OP("Lintf>AssignRows")

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of custom_ops/ops/retrieve_ops.cc.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "custom_ops/core/column.h"
+#include "custom_ops/core/filter_eval.h"
+#include "custom_ops/core/id_map.h"
+#include "custom_ops/core/masked_knn.h"
+#include "custom_ops/core/vectors.h"
+#include "custom_ops/kernels/index_variables.h"
+#include "custom_ops/kernels/kernel_checks.h"
+#include "custom_ops/kernels/tf_parallel.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/tensor.h"
+#include "tensorflow/core/framework/types.h"
+
+namespace lintf {
+namespace {
+
+using tensorflow::DataType;
+using tensorflow::DataTypeVector;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+
+// The bytes of a value of a column that stands for "missing".
+class MissingValue {
+ public:
+  // `value` as the op's attribute gives it; not used for float.
+  absl::Status Init(DataType dtype, bool has_value, int64_t value) {
+    ColumnType type;
+    if (!ColumnTypeOf(dtype, &type)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a column cannot be ", tensorflow::DataTypeString(dtype)));
+    }
+    switch (type) {
+      case ColumnType::kInt8:
+        return SetNumber<int8_t>(has_value, value);
+      case ColumnType::kInt16:
+        return SetNumber<int16_t>(has_value, value);
+      case ColumnType::kInt64:
+        return SetNumber<int64_t>(has_value, value);
+      case ColumnType::kUint8:
+        return SetNumber<uint8_t>(has_value, value);
+      case ColumnType::kUint16:
+        return SetNumber<uint16_t>(has_value, value);
+      case ColumnType::kUint32:
+        return SetNumber<uint32_t>(has_value, value);
+      case ColumnType::kUint64:
+        return SetBytes(static_cast<uint64_t>(has_value ? value : 0));
+      case ColumnType::kFloat:
+        return SetBytes(std::numeric_limits<float>::quiet_NaN());
+    }
+    return absl::OkStatus();
+  }
+
+  // Writes it `width` times.
+  void Write(int64_t width, char* out) const {
+    for (int64_t i = 0; i < width; ++i, out += size_) {
+      std::memcpy(out, bytes_, size_);
+    }
+  }
+
+ private:
+  template <typename T>
+  absl::Status SetNumber(bool has_value, int64_t value) {
+    // The lowest value is 0 for unsigned types.
+    if (!has_value) return SetBytes(std::numeric_limits<T>::min());
+    if (static_cast<int64_t>(static_cast<T>(value)) != value) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the value that stands for missing must fit its column, got ",
+          value));
+    }
+    return SetBytes(static_cast<T>(value));
+  }
+
+  template <typename T>
+  absl::Status SetBytes(T value) {
+    static_assert(sizeof(T) <= sizeof(bytes_));
+    size_ = sizeof(T);
+    std::memcpy(bytes_, &value, size_);
+    return absl::OkStatus();
+  }
+
+  int64_t size_ = 0;
+  char bytes_[8];
+};
+
+// What the attributes of an op say about the column values that it returns.
+struct ReturnedColumns {
+  std::vector<int64_t> columns;
+  DataTypeVector types;
+  std::vector<MissingValue> missing;
+
+  absl::Status Init(absl::Span<const int64_t> missing_values) {
+    if (types.size() != columns.size() ||
+        (!missing_values.empty() && missing_values.size() != columns.size())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("each of the ", columns.size(),
+                       " returned columns must have one type, and one value "
+                       "for missing or none"));
+    }
+    missing.resize(columns.size());
+    for (size_t i = 0; i < columns.size(); ++i) {
+      const bool has_value = !missing_values.empty();
+      TF_RETURN_IF_ERROR(missing[i].Init(types[i], has_value,
+                                         has_value ? missing_values[i] : 0));
+    }
+    return absl::OkStatus();
+  }
+
+  // Allocates output `output`, of shape `leading` and the column's width, and
+  // fills it with what value `i` is in each of `rows`; -1 is no row.
+  absl::Status Gather(OpKernelContext* ctx, const IndexReader& index, size_t i,
+                      int output, absl::Span<const int64_t> leading,
+                      const int64_t* rows) const {
+    if (columns[i] < 0 ||
+        columns[i] >= static_cast<int64_t>(index.columns().size())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("returned columns must be in [0, ",
+                       index.columns().size(), "), got ", columns[i]));
+    }
+    const Column& column = index.columns()[columns[i]];
+    const Tensor& variable = index.column_tensor(columns[i]);
+    if (variable.dtype() != types[i]) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the variable `columns[", columns[i], "]` must be ",
+                       tensorflow::DataTypeString(types[i]),
+                       ", as it is to be returned, "
+                       "got ",
+                       tensorflow::DataTypeString(variable.dtype())));
+    }
+    std::vector<int64_t> shape(leading.begin(), leading.end());
+    if (variable.dims() == 2) shape.push_back(column.width);
+    Tensor* values;
+    TF_RETURN_IF_ERROR(AllocateOutput(ctx, output, shape, &values));
+    int64_t num_rows = 1;
+    for (const int64_t dim : leading) num_rows *= dim;
+    const int64_t row_bytes = column.width * ColumnTypeSize(column.type);
+    char* out = static_cast<char*>(values->data());
+    for (int64_t r = 0; r < num_rows; ++r, out += row_bytes) {
+      if (rows[r] < 0) {
+        missing[i].Write(column.width, out);
+      } else {
+        std::memcpy(out,
+                    static_cast<const char*>(column.data) + rows[r] * row_bytes,
+                    row_bytes);
+      }
+    }
+    return absl::OkStatus();
+  }
+};
+
+class RetrieveOp : public OpKernel {
+ public:
+  explicit RetrieveOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("k", &k_));
+    std::string metric;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("metric", &metric));
+    metric_ = metric == "l2" ? Metric::kL2 : Metric::kInnerProduct;
+    normalize_ = metric == "cosine";
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("return_columns", &returned_.columns));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("return_types", &returned_.types));
+    std::vector<int64_t> missing;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("return_missing", &missing));
+    OP_REQUIRES_OK(ctx, returned_.Init(missing));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor& queries = ctx->input(0);
+    const Tensor& programs = ctx->input(1);
+    OP_REQUIRES_OK(ctx, CheckQueries(queries));
+    OP_REQUIRES_OK(ctx, CheckPrograms(programs));
+    const int64_t batch = queries.dim_size(0);
+    OP_REQUIRES(ctx, programs.dim_size(0) == batch,
+                absl::InvalidArgumentError(absl::StrCat(
+                    "there must be one program for each of the ", batch,
+                    " queries, got ", programs.dim_size(0))));
+
+    IndexReader index;
+    OP_REQUIRES_OK(ctx, index.Open(ctx, /*with_embeddings=*/true,
+                                   /*with_columns=*/true));
+    OP_REQUIRES(ctx, queries.dim_size(1) == index.dim(),
+                absl::InvalidArgumentError(absl::StrCat(
+                    "`queries` must have shape [batch, ", index.dim(),
+                    "], the dimension of the index, got ",
+                    queries.shape().DebugString())));
+    FilterMasks masks;
+    OP_REQUIRES_OK(ctx, InitMasks(programs, index, &masks));
+
+    Tensor* ids;
+    OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 0, {batch, k_}, &ids));
+    Tensor* scores;
+    OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 1, {batch, k_}, &scores));
+    Tensor* num_results;
+    OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 2, {batch}, &num_results));
+    Tensor* rows;
+    OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 3, {batch, k_}, &rows));
+    int64_t* const row = rows->flat<int64_t>().data();
+
+    if (batch > 0) {
+      KnnInput input;
+      std::vector<float> normalized;
+      input.queries = Queries(queries, &normalized);
+      input.num_queries = batch;
+      input.items = index.embeddings();
+      input.num_rows = index.num_rows();
+      input.dim = index.dim();
+      input.metric = metric_;
+      input.k = k_;
+      KnnOutput output;
+      output.scores = scores->flat<float>().data();
+      output.rows = row;
+      output.counts = num_results->flat<int32_t>().data();
+      MaskedKnn(input, masks, masks.mask_of_program().data(),
+                TensorFlowParallel(ctx), output);
+    }
+    int64_t* const id = ids->flat<int64_t>().data();
+    for (int64_t i = 0; i < ids->NumElements(); ++i) {
+      id[i] = row[i] < 0 ? kNoId : index.ids()[row[i]];
+    }
+    for (size_t i = 0; i < returned_.columns.size(); ++i) {
+      OP_REQUIRES_OK(ctx,
+                     returned_.Gather(ctx, index, i, 4 + i, {batch, k_}, row));
+    }
+  }
+
+ private:
+  // The queries as they are scored; in `normalized` if they are changed.
+  const float* Queries(const Tensor& queries,
+                       std::vector<float>* normalized) const {
+    const float* const values = queries.flat<float>().data();
+    if (!normalize_) return values;
+    const int64_t dim = queries.dim_size(1);
+    normalized->resize(queries.NumElements());
+    for (int64_t i = 0; i < queries.NumElements(); i += dim) {
+      Normalize(values + i, dim, normalized->data() + i);
+    }
+    return normalized->data();
+  }
+
+  int64_t k_ = 0;
+  Metric metric_ = Metric::kInnerProduct;
+  bool normalize_ = false;
+  ReturnedColumns returned_;
+};
+
+class LookupOp : public OpKernel {
+ public:
+  explicit LookupOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("value_types", &returned_.types));
+    for (size_t i = 0; i < returned_.types.size(); ++i) {
+      returned_.columns.push_back(static_cast<int64_t>(i));
+    }
+    std::vector<int64_t> missing;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("value_missing", &missing));
+    OP_REQUIRES_OK(ctx, returned_.Init(missing));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor& input = ctx->input(0);
+    OP_REQUIRES(ctx, input.dims() == 1,
+                absl::InvalidArgumentError(
+                    absl::StrCat("`id` must have shape [batch], got ",
+                                 input.shape().DebugString())));
+    const int64_t batch = input.dim_size(0);
+    const int64_t* const id = input.flat<int64_t>().data();
+
+    IndexReader index;
+    OP_REQUIRES_OK(ctx, index.Open(ctx, /*with_embeddings=*/true,
+                                   /*with_columns=*/true));
+    const int64_t dim = index.dim();
+    const int num_values = static_cast<int>(returned_.types.size());
+    Tensor* embeddings;
+    OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 0, {batch, dim}, &embeddings));
+    Tensor* found;
+    OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 1 + num_values, {batch}, &found));
+    Tensor* rows;
+    OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 2 + num_values, {batch}, &rows));
+    int64_t* const row = rows->flat<int64_t>().data();
+    float* embedding = embeddings->flat<float>().data();
+    for (int64_t i = 0; i < batch; ++i, embedding += dim) {
+      row[i] = index.state().row_of_id.RowOf(id[i]);
+      found->flat<bool>()(i) = row[i] >= 0;
+      if (row[i] >= 0) {
+        std::copy_n(index.embeddings() + row[i] * dim, dim, embedding);
+      } else {
+        std::fill_n(embedding, dim, 0.0f);
+      }
+    }
+    for (int i = 0; i < num_values; ++i) {
+      OP_REQUIRES_OK(ctx, returned_.Gather(ctx, index, i, 1 + i, {batch}, row));
+    }
+  }
+
+ private:
+  ReturnedColumns returned_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("Lintf>Retrieve").Device(tensorflow::DEVICE_CPU),
+                        RetrieveOp);
+REGISTER_KERNEL_BUILDER(Name("Lintf>Lookup").Device(tensorflow::DEVICE_CPU),
+                        LookupOp);
+
+}  // namespace
+}  // namespace lintf

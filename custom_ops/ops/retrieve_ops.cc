@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads of an index: the k best rows of a query, and rows by id.
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/framework/types.h"
+
+namespace lintf {
+namespace {
+
+using tensorflow::DataType;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+// The dimension of the `embeddings` variable behind a handle, where known.
+absl::Status EmbeddingDim(InferenceContext* c, int input,
+                          DimensionHandle* dim) {
+  *dim = c->UnknownDim();
+  const auto* variable = c->input_handle_shapes_and_types(input);
+  if (variable == nullptr || variable->size() != 1) return absl::OkStatus();
+  ShapeHandle shape;
+  TF_RETURN_IF_ERROR(c->WithRank((*variable)[0].shape, 2, &shape));
+  *dim = c->Dim(shape, 1);
+  return absl::OkStatus();
+}
+
+// The shape of values from the column behind a handle: `leading`, and the
+// column's width where the variable has rank 2.
+absl::Status ColumnValues(InferenceContext* c, int input, DataType dtype,
+                          ShapeHandle leading, ShapeHandle* values) {
+  *values = c->UnknownShape();
+  const auto* variable = c->input_handle_shapes_and_types(input);
+  if (variable == nullptr || variable->size() != 1) return absl::OkStatus();
+  if ((*variable)[0].dtype != dtype) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("values must have the dtype of their column, ",
+                     tensorflow::DataTypeString((*variable)[0].dtype), ", got ",
+                     tensorflow::DataTypeString(dtype)));
+  }
+  const ShapeHandle shape = (*variable)[0].shape;
+  if (!c->RankKnown(shape)) return absl::OkStatus();
+  ShapeHandle row;
+  TF_RETURN_IF_ERROR(c->WithRankAtLeast(shape, 1, &row));
+  TF_RETURN_IF_ERROR(c->WithRankAtMost(shape, 2, &row));
+  TF_RETURN_IF_ERROR(c->Subshape(shape, 1, &row));
+  return c->Concatenate(leading, row, values);
+}
+
+absl::Status CheckHandles(InferenceContext* c, int first) {
+  ShapeHandle unused;
+  for (int i = first; i < c->num_inputs(); ++i) {
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &unused));
+  }
+  return absl::OkStatus();
+}
+
+// `name` must have an entry for each of `count` values, or none at all.
+absl::Status CheckMissing(InferenceContext* c, const char* name, size_t count) {
+  std::vector<int64_t> missing;
+  TF_RETURN_IF_ERROR(c->GetAttr(name, &missing));
+  if (!missing.empty() && missing.size() != count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("`", name, "` must have ", count, " entries or none, got ",
+                     missing.size()));
+  }
+  return absl::OkStatus();
+}
+
+REGISTER_OP("Lintf>Retrieve")
+    .Input("queries: float")
+    .Input("programs: int64")
+    .Input("index: resource")
+    .Input("ids: resource")
+    .Input("embeddings: resource")
+    .Input("num_rows: resource")
+    .Input("columns: N * resource")
+    .Output("result_ids: int64")
+    .Output("scores: float")
+    .Output("num_results: int32")
+    .Output("rows: int64")
+    .Output("values: return_types")
+    .Attr("N: int >= 0")
+    .Attr("k: int >= 1")
+    .Attr("metric: {'inner_product', 'l2', 'cosine'} = 'inner_product'")
+    .Attr("return_columns: list(int) >= 0 = []")
+    .Attr("return_types: list(type) >= 0 = []")
+    .Attr("return_missing: list(int) >= 0 = []")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle queries;
+      ShapeHandle programs;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &queries));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &programs));
+      TF_RETURN_IF_ERROR(CheckHandles(c, 2));
+      DimensionHandle unused;
+      DimensionHandle batch;
+      TF_RETURN_IF_ERROR(
+          c->Merge(c->Dim(queries, 0), c->Dim(programs, 0), &batch));
+      DimensionHandle dim;
+      TF_RETURN_IF_ERROR(EmbeddingDim(c, 4, &dim));
+      TF_RETURN_IF_ERROR(c->Merge(c->Dim(queries, 1), dim, &unused));
+
+      int num_columns;
+      TF_RETURN_IF_ERROR(c->GetAttr("N", &num_columns));
+      std::vector<int64_t> columns;
+      TF_RETURN_IF_ERROR(c->GetAttr("return_columns", &columns));
+      tensorflow::DataTypeVector types;
+      TF_RETURN_IF_ERROR(c->GetAttr("return_types", &types));
+      if (types.size() != columns.size()) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "`return_types` must have one entry for each of the ",
+            columns.size(), " `return_columns`, got ", types.size()));
+      }
+      TF_RETURN_IF_ERROR(CheckMissing(c, "return_missing", columns.size()));
+
+      int64_t k;
+      TF_RETURN_IF_ERROR(c->GetAttr("k", &k));
+      const ShapeHandle slots = c->Matrix(batch, c->MakeDim(k));
+      c->set_output(0, slots);
+      c->set_output(1, slots);
+      c->set_output(2, c->Vector(batch));
+      c->set_output(3, slots);
+      for (size_t i = 0; i < columns.size(); ++i) {
+        if (columns[i] < 0 || columns[i] >= num_columns) {
+          return absl::InvalidArgumentError(
+              absl::StrCat("`return_columns` must be in [0, ", num_columns,
+                           "), the number of columns, got ", columns[i]));
+        }
+        ShapeHandle values;
+        TF_RETURN_IF_ERROR(ColumnValues(c, 6 + static_cast<int>(columns[i]),
+                                        types[i], slots, &values));
+        c->set_output(4 + static_cast<int>(i), values);
+      }
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Finds the k best items of an index that pass a filter: exact search.
+
+Filters, scores, selects and gathers in one consistent read, under the
+variables' shared locks; nothing of the index is copied. Scores are summed in
+float32 by fused multiply-add over ascending dimensions, so a query's result is
+the same bits alone and in any batch. Best first; equal scores by lower row. A
+filtered or dead row is never returned, whatever its score. Unused slots, where
+fewer than k rows pass, hold id -1, score -inf, row -1 and missing values.
+
+INVALID_ARGUMENT if shapes do not fit each other or the index, if a query holds
+NaN or an infinity, and for a malformed program (`program 3: ...`).
+FAILED_PRECONDITION if a variable has no value yet or two rows have the same id.
+
+queries: `[batch, dim]`.
+programs: from `Lintf>CompileFilter`; `[batch, words]`.
+index: handle from `Lintf>IndexHandle`.
+ids: handle of an int64 variable `[capacity]`; -1 in a dead row.
+embeddings: handle of a float variable `[capacity, dim]`.
+num_rows: handle of an int64 variable `[]`: rows in use.
+columns: handles of the attribute variables in schema order, `[capacity]` or
+  `[capacity, width]`.
+result_ids: item ids; `[batch, k]`.
+scores: `[batch, k]`.
+num_results: slots in use; `[batch]`.
+rows: rows of the index; `[batch, k]`.
+values: for each of `return_columns`, what it holds in those rows; `[batch, k]`
+  or `[batch, k, width]`.
+k: results a query; may exceed the number of rows.
+metric: `inner_product`; `l2`: minus the squared Euclidean distance; `cosine`:
+  the inner product with the query scaled to length 1 (the embeddings are
+  expected to have length 1).
+return_columns: positions in `columns`.
+return_types: their dtypes.
+return_missing: what stands for missing in each of them; for a float column
+  always NaN. Without it: the lowest value of a signed column, 0 of others.
+)doc");
+
+REGISTER_OP("Lintf>Lookup")
+    .Input("id: int64")
+    .Input("index: resource")
+    .Input("ids: resource")
+    .Input("embeddings: resource")
+    .Input("num_rows: resource")
+    .Input("columns: N * resource")
+    .Output("embedding: float")
+    .Output("values: value_types")
+    .Output("found: bool")
+    .Output("row: int64")
+    .Attr("N: int >= 0")
+    .Attr("value_types: list(type) >= 0")
+    .Attr("value_missing: list(int) >= 0 = []")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle id;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 1, &id));
+      TF_RETURN_IF_ERROR(CheckHandles(c, 1));
+      DimensionHandle dim;
+      TF_RETURN_IF_ERROR(EmbeddingDim(c, 3, &dim));
+      int num_columns;
+      TF_RETURN_IF_ERROR(c->GetAttr("N", &num_columns));
+      tensorflow::DataTypeVector types;
+      TF_RETURN_IF_ERROR(c->GetAttr("value_types", &types));
+      if (static_cast<int>(types.size()) != num_columns) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("`value_types` must have one entry for each of the ",
+                         num_columns, " columns, got ", types.size()));
+      }
+      TF_RETURN_IF_ERROR(CheckMissing(c, "value_missing", types.size()));
+      c->set_output(0, c->Matrix(c->Dim(id, 0), dim));
+      for (int i = 0; i < num_columns; ++i) {
+        ShapeHandle values;
+        TF_RETURN_IF_ERROR(ColumnValues(c, 5 + i, types[i], id, &values));
+        c->set_output(1 + i, values);
+      }
+      c->set_output(1 + num_columns, id);
+      c->set_output(2 + num_columns, id);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Reads rows of an index by item id.
+
+One consistent read under the variables' shared locks; nothing is copied but
+the rows asked for. Errors as in `Lintf>Retrieve`.
+
+id: item ids; `[batch]`. -1 is never found.
+index: handle from `Lintf>IndexHandle`.
+ids: handle of an int64 variable `[capacity]`; -1 in a dead row.
+embeddings: handle of a float variable `[capacity, dim]`.
+num_rows: handle of an int64 variable `[]`: rows in use.
+columns: handles of attribute variables, `[capacity]` or `[capacity, width]`.
+embedding: 0 where not found; `[batch, dim]`.
+values: what each column holds, missing where not found; `[batch]` or
+  `[batch, width]`.
+found: whether the index has the item; `[batch]`.
+row: its row, -1 where not found; `[batch]`.
+value_types: the dtypes of the columns.
+value_missing: what stands for missing in each column; for a float column
+  always NaN. Without it: the lowest value of a signed column, 0 of others.
+)doc");
+
+}  // namespace
+}  // namespace lintf

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lintf's TensorFlow operations.
+
+Importing this package loads the op library, so that SavedModels with lintf's
+operations can be loaded. It needs TensorFlow of the minor version that the
+library was built for; see `lintf.ops.library`.
+"""
+
+from lintf.ops.filters import FilterMask, compile_filter, filter_mask
+from lintf.ops.index import (
+    IndexResource,
+    IndexStats,
+    assign_rows,
+    index_stats,
+)
+from lintf.ops.knn import MaskedKnn, masked_knn
+from lintf.ops.lookup import LookedUp, lookup
+from lintf.ops.retrieve import Retrieved, retrieve
+
+__all__ = [
+    "FilterMask",
+    "IndexResource",
+    "IndexStats",
+    "LookedUp",
+    "MaskedKnn",
+    "Retrieved",
+    "assign_rows",
+    "compile_filter",
+    "filter_mask",
+    "index_stats",
+    "lookup",
+    "masked_knn",
+    "retrieve",
+]

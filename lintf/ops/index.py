@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of an index beyond its variables, and writes to the variables."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from lintf.ops import library
+
+_ops = library.load()
+
+
+class IndexStats(NamedTuple):
+    """Counts of an index.
+
+    Attributes:
+        num_rows: `[]` int64, rows in use.
+        live_rows: `[]` int64, those of them that hold an item.
+    """
+
+    num_rows: tf.Tensor
+    live_rows: tf.Tensor
+
+
+class IndexResource(tf.saved_model.experimental.TrackableResource):
+    """What an index knows beyond its variables: which row an item id is in.
+
+    An attribute of the module that has the variables, made together with
+    them, outside of any `tf.function`. It is saved with the module, and every
+    load of the SavedModel has one of its own. There is nothing to initialise:
+    operations make its content from the `ids` and `num_rows` variables when
+    they first need it, and again when those have been restored or assigned.
+
+    >>> resource = IndexResource()
+    >>> ids = tf.Variable([7, 8, -1, -1], dtype=tf.int64)
+    >>> num_rows = tf.Variable(2, dtype=tf.int64)
+    >>> int(index_stats(resource, ids, num_rows).live_rows)
+    2
+    """
+
+    def __init__(self, name: str = "lintf_index"):
+        """Makes the resource.
+
+        Args:
+            name: Names it in sessions, each of which has its own.
+        """
+        super().__init__()
+        self._name = name
+
+    def invalidate(self) -> None:
+        """Forgets the content; the next use makes it again.
+
+        Needed only after a write into `ids` in place by other means than
+        `assign_rows`.
+        """
+        _ops.lintf_invalidate_index(self.resource_handle)
+
+    def _create_resource(self) -> tf.Tensor:
+        if tf.executing_eagerly():
+            # A new one each time, which goes when its handle does.
+            return _ops.lintf_index_handle(shared_name=context.anonymous_name())
+        if tf.compat.v1.get_default_graph().building_function:
+            # Saved as the function that makes the resource of a model that is
+            # loaded. Without a name: `tf.saved_model.load` makes one up for
+            # each load.
+            return _ops.lintf_index_handle()
+        # The graph that is saved for sessions. One node and one session make
+        # one resource, whatever is run.
+        return _ops.lintf_index_handle(shared_name=self._name)
+
+    def _destroy_resource(self) -> None:
+        # Of use to models that were loaded: their resource has a name.
+        tf.raw_ops.DestroyResourceOp(
+            resource=self.resource_handle, ignore_lookup_error=True
+        )
+
+
+def handle_of(source: Any) -> Any:
+    """The handle of an `IndexResource` or a variable; a tensor is one."""
+    if hasattr(source, "resource_handle"):
+        return source.resource_handle
+    if isinstance(source, tf.Variable):
+        return source.handle
+    return source
+
+
+def assign_rows(
+    resource: Any,
+    variable: Any,
+    start: Any,
+    values: Any,
+    *,
+    name: str | None = None,
+) -> Any:
+    """Writes rows of an index variable in place.
+
+    Unlike scatter and slice assignments this leaves dense reads of the
+    variable free of copies. `resource` forgets its content.
+
+    Args:
+        resource: The `IndexResource`.
+        variable: `[capacity, ...]` variable.
+        start: `[]` integer, the first row.
+        values: `[n, ...]` rows of the variable's dtype.
+        name: Of the operation.
+
+    Returns:
+        The operation in a graph; nothing otherwise.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The rows do not fit; nothing was
+            written.
+
+    >>> ids = tf.Variable([-1, -1, -1], dtype=tf.int64)
+    >>> assign_rows(IndexResource(), ids, 1, [5, 6])
+    >>> ids.numpy().tolist()
+    [-1, 5, 6]
+    """
+    dtype = variable.dtype if isinstance(variable, tf.Variable) else None
+    return _ops.lintf_assign_rows(
+        handle_of(resource),
+        handle_of(variable),
+        tf.convert_to_tensor(start, tf.int64),
+        tf.convert_to_tensor(values, dtype),
+        name=name,
+    )
+
+
+def index_stats(
+    resource: Any, ids: Any, num_rows: Any, *, name: str | None = None
+) -> IndexStats:
+    """Counts the rows of an index.
+
+    Args:
+        resource: The `IndexResource`.
+        ids: `[capacity]` int64 variable, -1 in rows without an item.
+        num_rows: `[]` int64 variable.
+        name: Of the operation.
+
+    Raises:
+        tf.errors.FailedPreconditionError: A variable has no value, or two
+            rows have the same id.
+    """
+    stats = _ops.lintf_index_stats(
+        handle_of(resource), handle_of(ids), handle_of(num_rows), name=name
+    )
+    return IndexStats(stats.rows, stats.live_rows)
