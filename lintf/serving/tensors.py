@@ -158,6 +158,8 @@ def to_array(proto: Any) -> np.ndarray:
                 f"tensor_content must hold {expected} bytes for the shape "
                 f"{shape}, got {len(content)}."
             )
+        if dtype == tf.bool and content.translate(None, b"\x00\x01"):
+            raise ValueError("Every byte of a bool tensor must be 0 or 1.")
         return np.frombuffer(content, dtype=numpy_dtype).reshape(shape)
 
     values = _values_of(proto, dtype, numpy_dtype)[:size]

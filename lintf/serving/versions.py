@@ -206,23 +206,25 @@ class VersionedModel(Generic[ServableT]):
         self._must_poll.set()
 
     def wait_until_settled(self) -> ServingError | None:
-        """Waits until a version is available, or all that are wanted failed.
+        """Waits until every wanted version was tried and one is available.
 
         Returns:
-          None if one is available, else the error of the newest one.
+          None then, or the error of the newest version once all have failed
+          for good.
         """
         with self._changed:
             while True:
-                if self._available():
-                    return None
-                failed = [
-                    self._versions[number].error
+                wanted = [
+                    self._versions[number]
                     for number in sorted(self._wanted, reverse=True)
-                    if number in self._versions
-                    and self._versions[number].state == State.END
                 ]
-                if self._wanted and len(failed) == len(self._wanted):
-                    return failed[0]
+                if self._available() and all(
+                    entry.state == State.AVAILABLE or entry.error
+                    for entry in wanted
+                ):
+                    return None
+                if wanted and all(e.state == State.END for e in wanted):
+                    return wanted[0].error
                 if self._stopping:
                     return ServingError(
                         grpc.StatusCode.CANCELLED, "The server is stopping."

@@ -94,6 +94,7 @@ def test_config_file_with_labels(server_kind, toy_versions, tmp_path):
     )
     flags = [f"--model_config_file={config}", *FLAGS]
     with servers.running(server_kind, *flags) as server:
+        server.wait_for_state("toy", 2, servers.State.AVAILABLE)
         for label, version in (("stable", 1), (None, 2)):
             response = server.predict(
                 "toy",
