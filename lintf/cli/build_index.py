@@ -8,13 +8,11 @@ Example:
 
 from __future__ import annotations
 
-import runpy
-import sys
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the export job on the arguments; it exits by itself."""
-    sys.argv = ["lintf build-index", *argv]
-    runpy.run_module("export.build_index", run_name="__main__")
-    return 0
+    """Runs the export job on the arguments; returns the exit status."""
+    from export import build_index
+
+    return build_index.main(["lintf build-index", *argv])

@@ -9,14 +9,15 @@ Examples:
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+
+from lintf.cli import quiet
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs saved_model_cli on the arguments; it exits by itself."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quiet.import_tensorflow()
     from lintf import saved_model_cli
 
     sys.argv = ["lintf inspect", *argv]

@@ -16,19 +16,18 @@ Examples:
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from lintf.cli import table
+from lintf.cli import quiet, table
 
 if TYPE_CHECKING:
     from lintf.serving.client import Client
 
-FLAGS = flags.FlagValues()
+FLAGS = flags.FlagValues()  # type: ignore[no-untyped-call]
 
 flags.DEFINE_string(
     "target",
@@ -85,7 +84,7 @@ _MODES = ("features", "embedding", "lookup", "stats")
 def _parse(flag: str) -> Any:
     """The JSON value of a flag."""
     try:
-        return json.loads(FLAGS[flag].value)
+        return json.loads(str(FLAGS[flag].value))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"--{flag} must be JSON, but at position {error.pos}: {error.msg}. "
@@ -155,7 +154,7 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"lintf query: {error}", file=sys.stderr)
         return 2
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quiet.import_tensorflow()
     import grpc
 
     from lintf.serving.client import Client

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from lintf.cli import quiet
+
 if TYPE_CHECKING:
     from lintf.serving.server import Server
 
-FLAGS = flags.FlagValues()
+FLAGS = flags.FlagValues()  # type: ignore[no-untyped-call]
 
 flags.DEFINE_string(
     "host",
@@ -126,6 +128,7 @@ def _read_config() -> Any:
             "version directory in it, such as "
             f"{os.path.join(base_path, '1')}; `lintf build-index` writes one."
         )
+    quiet.import_tensorflow()
     from lintf.serving import model_config
 
     if base_path:
@@ -197,7 +200,6 @@ def _serve(server: Server) -> None:
 def main(argv: Sequence[str]) -> int:
     """Serves until it is told to stop; returns the exit status."""
     del argv  # All flags.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     try:
         config = _read_config()
         _load_ops()

@@ -307,6 +307,12 @@ class Client:
         inputs = self._signature("serving_default", self._get_metadata()).inputs
         return sorted(name for name in inputs if name not in _FILTER_INPUTS)
 
+    def feature_shape(self, name: str) -> tuple[int | None, ...]:
+        """The shape of one of `feature_names`, for one query."""
+        inputs = self._signature("serving_default", self._get_metadata()).inputs
+        spec = conversion.InputSpec.from_tensor_info(name, inputs[name])
+        return spec.inner_shape
+
     # The way to the server.
 
     def _retrieve(

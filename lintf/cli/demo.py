@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recommends films: trains, builds the index, serves it and asks.
+
+Uses MovieLens-100K. The index is built once, into --output_dir; running the
+demo again only serves and asks.
+
+Example:
+  lintf demo --user_id 42
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from absl import flags
+
+from lintf.cli import quiet, table
+
+if TYPE_CHECKING:
+    from lintf.datasets import MovieLens
+    from lintf.serving.client import Client, RetrieveResult
+
+FLAGS = flags.FlagValues()  # type: ignore[no-untyped-call]
+
+flags.DEFINE_string(
+    "output_dir",
+    os.path.join("build", "models", "movielens"),
+    "Directory of the model's versions.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "user_id", 42, "The user to recommend films to.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "num_films",
+    5,
+    "Films to show for each question.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+
+_MODEL = "movielens"
+_FILTER = 'contains_any(genres, ["Comedy"]) and year >= 1990'
+
+
+class _DemoError(Exception):
+    """A step failed; the text says which and what to do."""
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lintf.cli", *arguments]
+
+
+def _has_version(directory: str) -> bool:
+    return os.path.isdir(directory) and any(
+        name.isdigit() for name in os.listdir(directory)
+    )
+
+
+def _build(directory: str) -> None:
+    """Runs the export job in a process of its own, which shows its progress.
+
+    It needs another Keras than the rest (TensorFlow Recommenders is written
+    against Keras 2), which is chosen when TensorFlow is imported.
+    """
+    import export
+
+    config = os.path.join(
+        os.path.dirname(export.__file__), "configs", "movielens_100k.yaml"
+    )
+    print("Training the towers and building the index.", flush=True)
+    status = subprocess.run(
+        _command("build-index", "--config", config, "--output_dir", directory),
+        check=False,
+    ).returncode
+    if status:
+        raise _DemoError(
+            "building the index failed, see above; the same command goes on "
+            "where it stopped."
+        )
+
+
+def _read_target(process: subprocess.Popen[str], log: IO[str]) -> str:
+    """Waits for the line that says that the server is ready."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        words = line.split()
+        if words[:1] == ["Serving"]:
+            return words[words.index("at") + 1]
+    log.seek(0)
+    raise _DemoError(f"the server did not start:\n{log.read()}")
+
+
+@contextlib.contextmanager
+def _server(directory: str) -> Iterator[str]:
+    """The embedded server as a process; yields its address."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            _command(
+                "serve",
+                f"--model_name={_MODEL}",
+                f"--model_base_path={directory}",
+                "--port=0",
+            ),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            yield _read_target(process, log)
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def _history(data: MovieLens, user_id: int) -> list[int]:
+    """The films that a user has rated, oldest first."""
+    rated = data.ratings.user_id == user_id
+    order = data.ratings.timestamp[rated].argsort(kind="stable")
+    return [int(i) for i in data.ratings.item_id[rated][order]]
+
+
+def _features(
+    data: MovieLens, user_id: int, history: Sequence[int], length: int
+) -> dict[str, Any]:
+    """The query tower's raw features of a user, as Python values."""
+    (rows,) = (data.users.id == user_id).nonzero()
+    if not len(rows):
+        raise _DemoError(
+            f"--user_id must be one of {data.users.id.min()} to "
+            f"{data.users.id.max()}, got {user_id}."
+        )
+    row = rows[0]
+    return {
+        "user_id": user_id,
+        "history": list(history[-length:]),
+        "age": int(data.users.age[row]),
+        "gender": str(data.users.gender[row]),
+        "occupation": str(data.users.occupation[row]),
+    }
+
+
+def _titles(data: MovieLens) -> dict[int, str]:
+    return {
+        int(film): str(title)
+        for film, title in zip(data.films.id, data.films.title, strict=True)
+    }
+
+
+def _show(title: str, result: RetrieveResult, titles: dict[int, str]) -> None:
+    """Prints the first films of an answer."""
+    rows = []
+    for row in list(result.rows())[: FLAGS.num_films]:
+        shown = {
+            "id": row["id"],
+            "film": row.get("title") or titles.get(row["id"], "?"),
+        }
+        for name in ("year", "genres"):
+            if name in row:
+                shown[name] = row[name]
+        shown["score"] = row["score"]
+        rows.append(shown)
+    print(f"\n{title}")
+    print(table.render(rows) if rows else "No film passes the filter.")
+
+
+def _recommend(client: Client, data: MovieLens) -> None:
+    """Asks the three questions for the user and prints the answers."""
+    titles = _titles(data)
+    seen = _history(data, FLAGS.user_id)
+    features = _features(
+        data, FLAGS.user_id, seen, client.feature_shape("history")[0] or 1
+    )
+    stats = client.stats()
+    print(
+        f"\nFilms for user {FLAGS.user_id}: {features['age']} years old, "
+        f"{features['occupation']}, has rated {len(seen)} films, the last one "
+        f"{titles[seen[-1]]}.\nThe index holds {stats.live_rows} films and "
+        "the model that embeds the user; each answer is one gRPC call."
+    )
+    _show("All films:", client.retrieve(features), titles)
+    _show(f"Filter: {_FILTER}", client.retrieve(features, _FILTER), titles)
+    unseen = f"id not in [{', '.join(map(str, seen))}]"
+    _show(
+        f"Not seen yet, by the filter: id not in [... {len(seen)} ids ...]",
+        client.retrieve(features, unseen),
+        titles,
+    )
+
+
+def _print_next(directory: str) -> None:
+    """Prints commands to go on with."""
+    version = max(int(n) for n in os.listdir(directory) if n.isdigit())
+    query = (
+        "lintf query --model movielens --features "
+        '\'{"user_id": 42, "history": [50, 181], "age": 30, "gender": "M", '
+        '"occupation": "writer"}\' --filter '
+    )
+    lintf = os.path.join(os.path.dirname(sys.executable), "lintf")
+    prefix = os.path.relpath(lintf) if os.path.exists(lintf) else "lintf"
+    path = shlex.quote(directory)
+    lines = [
+        f"lintf inspect show --dir {path}/{version} --all",
+        f"lintf serve --model_name {_MODEL} --model_base_path {path}",
+        query + shlex.quote(_FILTER),
+    ]
+    print("\nTo go on (serve in one terminal, query in another):")
+    for line in lines:
+        print(f"  {prefix}{line.removeprefix('lintf')}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the demo; returns the exit status."""
+    del argv  # All flags.
+    directory = FLAGS.output_dir
+    try:
+        from lintf import datasets
+
+        # First, because without the data there is nothing to build.
+        data = datasets.movielens_100k()
+        if not _has_version(directory):
+            _build(directory)
+        print("Starting the server.", flush=True)
+        with _server(directory) as target:
+            quiet.import_tensorflow()
+            import grpc
+
+            from lintf.serving.client import Client
+
+            try:
+                with Client(target, _MODEL, timeout_s=30) as client:
+                    _recommend(client, data)
+            except grpc.RpcError as error:
+                raise _DemoError(
+                    f"the server answered {error.code().name}: "
+                    f"{error.details()}"
+                ) from error
+        _print_next(directory)
+    except (_DemoError, ImportError) as error:
+        print(f"lintf demo: {error}", file=sys.stderr)
+        return 1
+    return 0
