@@ -203,8 +203,10 @@ def _save(tower: Any, path: pathlib.Path) -> None:
     def embed(**features: tf.Tensor) -> dict[str, tf.Tensor]:
         return {OUTPUT: tower(features, training=False)}
 
+    # Its weights are all that the function needs; tracking the model itself
+    # would save Keras' notion of it too, which nothing here reads.
     module = tf.Module()
-    module.tower = tower
+    module.weights = list(tower.weights)
     signature = tf.function(embed, autograph=False).get_concrete_function(
         **{
             name: tf.TensorSpec(spec.shape, spec.dtype, name=name)

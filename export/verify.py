@@ -45,7 +45,6 @@ class Verifier:
     """A loaded SavedModel beside its variables as arrays."""
 
     def __init__(self, model: pathlib.Path) -> None:
-        ops.load_library()
         self._path = model
         self._defs = warmup.signatures(model)
         self._model = tf.saved_model.load(str(model))
