@@ -32,10 +32,12 @@ REGISTER_OP("Lintf>CompileFilter")
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle filters;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 1, &filters));
-      std::vector<std::string> strings;
-      TF_RETURN_IF_ERROR(c->GetAttr("names", &strings));
-      const size_t count = strings.size();
+      std::vector<std::string> names;
+      TF_RETURN_IF_ERROR(c->GetAttr("names", &names));
+      const size_t count = names.size();
+      // A fresh vector each time: GetAttr appends.
       for (const char* name : {"kinds", "encodings", "types"}) {
+        std::vector<std::string> strings;
         TF_RETURN_IF_ERROR(c->GetAttr(name, &strings));
         if (strings.size() != count) {
           return absl::InvalidArgumentError(
@@ -43,8 +45,8 @@ REGISTER_OP("Lintf>CompileFilter")
                            count, " `names`, got ", strings.size()));
         }
       }
-      std::vector<int64_t> numbers;
       for (const char* name : {"widths", "vocabulary_sizes"}) {
+        std::vector<int64_t> numbers;
         TF_RETURN_IF_ERROR(c->GetAttr(name, &numbers));
         if (numbers.size() != count) {
           return absl::InvalidArgumentError(
