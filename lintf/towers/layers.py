@@ -241,7 +241,6 @@ class RecentItems(tf.keras.layers.Layer):
         ) * tf.cast(present, tf.float32)
         total = tf.reduce_sum(weights, axis=1, keepdims=True)
         weights = tf.math.divide_no_nan(weights, total)
-        pooled = tf.einsum("bl,bld->bd", weights, embeddings)
         # [B, num_newest, L]: which slot holds the item of each age.
         picked = tf.logical_and(
             present[:, tf.newaxis, :],
@@ -250,10 +249,12 @@ class RecentItems(tf.keras.layers.Layer):
                 tf.range(self._num_newest)[tf.newaxis, :, tf.newaxis],
             ),
         )
-        newest = tf.einsum(
-            "bnl,bld->bnd", tf.cast(picked, tf.float32), embeddings
+        # One product for both: small products a query are what training costs.
+        mixing = tf.concat(
+            [weights[:, tf.newaxis, :], tf.cast(picked, tf.float32)], axis=1
         )
-        return pooled, newest
+        mixed = tf.matmul(mixing, embeddings)
+        return mixed[:, 0], mixed[:, 1:]
 
 
 def glorot(seed: int) -> tf.keras.initializers.Initializer:

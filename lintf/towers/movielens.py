@@ -46,7 +46,7 @@ class TowerConfig:
         seed: Of every random draw.
     """
 
-    dim: int = 33
+    dim: int = 32
     hidden: int = 64
     history_length: int = 50
     num_newest: int = 3
@@ -269,6 +269,16 @@ class QueryTower(Tower):
         self._skip = _dense(num_history, width, None, seed + 62, "skip")
         self.built = True
 
+    def _item_vectors(self, rows: tf.Tensor, training: bool) -> tf.Tensor:
+        """Returns the vectors of a history's films, `[B, L, dim - 1]`."""
+        traits = tf.convert_to_tensor(self._item_traits)
+        if not training:
+            return self._item_tower.vectors(rows, tf.gather(traits, rows))
+        # A batch has far more films in its histories than the catalogue has:
+        # one vector for each film is less work, in the gradients above all.
+        everything = tf.range(tf.shape(traits)[0])
+        return tf.gather(self._item_tower.vectors(everything, traits), rows)
+
     def _make_item_traits(self, catalogue: Mapping[str, np.ndarray]) -> Any:
         """Keeps the films' traits, after a row for an unknown film.
 
@@ -305,9 +315,8 @@ class QueryTower(Tower):
     ) -> tf.Tensor:
         """Pools the history and passes it on with the user's features."""
         rows = self._item_lookup(features["history"])
-        traits = tf.gather(tf.convert_to_tensor(self._item_traits), rows)
         pooled, newest = self._recent(
-            self._item_tower.vectors(rows, traits), rows > 0
+            self._item_vectors(rows, training), rows > 0
         )
         width = self.dim - 1
         num_newest = newest.shape[1]

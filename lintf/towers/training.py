@@ -36,7 +36,8 @@ from lintf.towers.movielens import (
 )
 from lintf.towers.tower import Tower
 
-Batch = tuple[dict[str, tf.Tensor], tf.Tensor]
+# Features, rows of the histories' films, row of the positive candidate.
+Batch = tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +206,7 @@ class _Epochs:
         }
 
     def dataset(self, epoch: int) -> tf.data.Dataset:
-        """Returns batches `(features, rows of the positive candidates)`."""
+        """Returns the batches of an epoch."""
         generator = np.random.default_rng([self._config.seed, epoch])
         order = generator.permutation(len(self._examples))
         return (
@@ -223,14 +224,17 @@ class _Epochs:
         begin = tf.maximum(tf.gather(tensors["begin"], numbers), end - length)
         slots = begin[:, tf.newaxis] + tf.range(length, dtype=tf.int64)
         inside = slots < end[:, tf.newaxis]
-        ids = tf.gather(tensors["items"], tf.where(inside, slots, 0))
+        slots = tf.where(inside, slots, 0)
         user = tf.gather(tensors["user"], numbers)
         features = {
             name: tf.gather(column, user)
             for name, column in tensors["user_features"].items()
         }
-        features["history"] = tf.where(inside, ids, -1)
-        return features, tf.gather(tensors["item_rows"], end)
+        features["history"] = tf.where(
+            inside, tf.gather(tensors["items"], slots), -1
+        )
+        rows = tf.where(inside, tf.gather(tensors["item_rows"], slots), -1)
+        return features, rows, tf.gather(tensors["item_rows"], end)
 
 
 def _retrieval_model(
@@ -246,6 +250,7 @@ def _retrieval_model(
     Recommenders could be imported.
     """
     catalogue = {name: tf.constant(column) for name, column in items.items()}
+    num_items = len(items["id"])
 
     class TwoTowers(tfrs.Model):  # type: ignore[name-defined,misc]
         """The softmax over the whole catalogue, through the TFRS task."""
@@ -265,7 +270,7 @@ def _retrieval_model(
         def compute_loss(
             self, inputs: Batch, training: bool = False
         ) -> tf.Tensor:
-            features, positive = inputs
+            features, history_rows, positive = inputs
             queries = self.query_tower(features, training=training)
             everything = self.item_tower(catalogue, training=training)
             candidates = tf.concat(
@@ -274,12 +279,12 @@ def _retrieval_model(
             return self.task(
                 queries,
                 candidates,
-                score_mask=self._score_mask(features["history"], positive),
+                score_mask=self._score_mask(history_rows, positive),
                 compute_metrics=False,
             )
 
         def _score_mask(
-            self, history: tf.Tensor, positive: tf.Tensor
+            self, history_rows: tf.Tensor, positive: tf.Tensor
         ) -> tf.Tensor:
             """Leaves in a query's own positive, and all films but that one.
 
@@ -287,31 +292,31 @@ def _retrieval_model(
             them, frequent films would count several times.
             """
             own = tf.eye(tf.shape(positive)[0], dtype=tf.bool)
-            ids = catalogue["id"]
-            others = tf.gather(ids, positive)[:, tf.newaxis] != ids
+            left_out = positive[:, tf.newaxis]
             if mask_seen:
-                others = tf.logical_and(others, ~_contains(history, ids))
-            return tf.concat([own, others], axis=1)
+                left_out = tf.concat([left_out, history_rows], axis=1)
+            return tf.concat([own, _all_but(left_out, num_items)], axis=1)
 
     return TwoTowers()
 
 
-def _contains(history: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Says which ids a history holds: `[B, L]`, `[N]` -> `[B, N]` bool."""
-    order = tf.argsort(ids)
-    slots = tf.searchsorted(tf.gather(ids, order), tf.reshape(history, [-1]))
-    rows = tf.gather(order, tf.minimum(slots, tf.size(ids) - 1))
-    rows = tf.reshape(rows, tf.shape(history))
-    known = tf.equal(tf.gather(ids, rows), history)
-    batch, num_items = tf.shape(history)[0], tf.size(ids)
-    cells = tf.range(batch)[:, tf.newaxis] * num_items + rows
-    cells = tf.boolean_mask(cells, known)
-    held = tf.scatter_nd(
-        cells[:, tf.newaxis],
-        tf.ones_like(cells),
-        tf.reshape(batch * num_items, [1]),
+def _all_but(rows: tf.Tensor, num_items: int) -> tf.Tensor:
+    """Marks all items but some of each query: `[B, n]` -> `[B, num_items]`.
+
+    Args:
+      rows: int32 rows of items; -1 is none. Repeats are allowed.
+      num_items: width of the result.
+    """
+    queries = tf.range(tf.shape(rows)[0])[:, tf.newaxis]
+    # A column more than there are items takes the -1s.
+    columns = tf.where(rows >= 0, rows, num_items)
+    cells = tf.stack([tf.broadcast_to(queries, tf.shape(rows)), columns], -1)
+    marks = tf.tensor_scatter_nd_update(
+        tf.fill([tf.shape(rows)[0], num_items + 1], True),
+        cells,
+        tf.zeros(tf.shape(rows), tf.bool),
     )
-    return tf.reshape(held > 0, [batch, num_items])
+    return marks[:, :num_items]
 
 
 def _fit(
