@@ -110,6 +110,9 @@ def _run(name: str, argv: Sequence[str]) -> int:
         if any(argument in _HELP_FLAGS for argument in arguments):
             _print_help(name, module)
             return 0
+        # A process may run several commands, as tests do.
+        for flag in module.FLAGS:
+            module.FLAGS[flag].unparse()
         try:
             rest = module.FLAGS([f"lintf {name}", *arguments])[1:]
         except flags.Error as error:

@@ -63,7 +63,7 @@ def test_help_of_a_command(capsys, command):
     [
         (["serve", "--prot=1"], "Did you mean: port"),
         (["serve", "--port=x"], "flag --port=x"),
-        (["serve", "--port=70000"], "must be an integer in the range"),
+        (["serve", "--port=70000"], "not an integer in the range"),
         (["serve", "models"], "unexpected argument 'models'"),
         (["query", "--features={}", "--stats"], "features and stats"),
         (["query"], "got none"),

@@ -82,7 +82,7 @@ def test_inspect(toy_base_path):
         directory,
         "--tag_set=serve",
         "--signature_def=one_input",
-        "--input_exprs=query=np.array([2.0], np.float32)",
+        "--input_exprs=query=[2.0]",
     )
     assert ran.returncode == 0, ran.stderr
     assert "[1002]" in ran.stdout
