@@ -50,40 +50,33 @@ def trained(tmp_path_factory):
     return workdir, _train(workdir)
 
 
-@pytest.mark.parametrize("moment", ["in an epoch", "at a checkpoint"])
+@pytest.mark.parametrize(
+    ("epoch", "steps"), [(2, 2), (1, None)], ids=["in an epoch", "at its end"]
+)
 def test_a_killed_run_resumes_to_the_same_weights(
-    trained, tmp_path, monkeypatch, moment
+    trained, tmp_path, monkeypatch, epoch, steps
 ):
+    # Dies in the epoch after `steps`, or after all, before the checkpoint.
+    whole_dataset = training._Epochs.dataset
+    whole_save = tf.train.CheckpointManager.save
+
+    def dataset(self, number):
+        batches = whole_dataset(self, number)
+        return batches.take(steps) if number == epoch and steps else batches
+
+    def save(self, checkpoint_number):
+        if checkpoint_number == epoch + 1:
+            raise Killed
+        return whole_save(self, checkpoint_number=checkpoint_number)
+
     with monkeypatch.context() as patch:
-        if moment == "in an epoch":
-            whole = training._Epochs.dataset
-
-            def dataset(self, epoch):
-                if epoch < 2:
-                    return whole(self, epoch)
-                return whole(self, epoch).map(
-                    lambda *batch: tf.py_function(_kill, [], []) or batch
-                )
-
-            patch.setattr(training._Epochs, "dataset", dataset)
-        else:
-            whole_save = tf.train.CheckpointManager.save
-
-            def save(self, checkpoint_number):
-                if checkpoint_number == 2:
-                    raise Killed
-                return whole_save(self, checkpoint_number=checkpoint_number)
-
-            patch.setattr(tf.train.CheckpointManager, "save", save)
-        with pytest.raises((Killed, tf.errors.OpError)):
+        patch.setattr(training._Epochs, "dataset", dataset)
+        patch.setattr(tf.train.CheckpointManager, "save", save)
+        with pytest.raises(Killed):
             _train(tmp_path)
-    finished = tf.train.latest_checkpoint(tmp_path / "checkpoints")
-    assert finished.endswith("-2" if moment == "in an epoch" else "-1")
+    latest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
+    assert latest.endswith(f"-{epoch}")
     _assert_same(_train(tmp_path), trained[1])
-
-
-def _kill():
-    raise RuntimeError("killed")
 
 
 def test_a_finished_run_is_loaded(trained, monkeypatch, capsys):
@@ -97,15 +90,34 @@ def test_a_finished_run_is_loaded(trained, monkeypatch, capsys):
     assert "4 of 4 epochs" in capsys.readouterr().out
 
 
-def test_training_is_a_function_of_the_seed(trained, tmp_path):
-    _assert_same(_train(tmp_path / "same"), trained[1])
-    other = _train(
-        tmp_path / "other", towers.TowerConfig(**{**vars(CONFIG), "seed": 1})
+def test_the_seed_decides_weights_and_order():
+    data = toy_data()
+    examples = training.make_examples(data, "test")
+    runs = []
+    for seed in (0, 0, 1):
+        config = towers.TowerConfig(**{**vars(CONFIG), "seed": seed})
+        epochs = training._Epochs(examples, config, 32)
+        runs.append(
+            [
+                *_weights(towers.movielens_towers(config, data)),
+                *(rows for _, _, rows in epochs.dataset(3)),
+            ]
+        )
+    for one, two in zip(runs[0], runs[1], strict=True):
+        np.testing.assert_array_equal(one, two)
+    for other in (runs[2][0], runs[2][-1]):
+        same = runs[0][0] if other is runs[2][0] else runs[0][-1]
+        assert (np.asarray(other) != np.asarray(same)).any()
+
+
+def test_the_order_differs_from_epoch_to_epoch():
+    examples = training.make_examples(toy_data(), "test")
+    epochs = training._Epochs(examples, CONFIG, 32)
+    first, second = (
+        np.concatenate([rows for _, _, rows in epochs.dataset(epoch)])
+        for epoch in (0, 1)
     )
-    assert any(
-        (a != b).any()
-        for a, b in zip(_weights(other), _weights(trained[1]), strict=True)
-    )
+    assert (first != second).any()
 
 
 def test_the_pattern_is_learned(tmp_path):
@@ -131,8 +143,8 @@ def test_the_pattern_is_learned(tmp_path):
     )
     best = np.argmax(queries @ tf.transpose(items), axis=1)
     hits = data.films.id[best] == split.target("test")
-    # By chance 1 of 20; the newest film tells all.
-    assert hits.mean() > 0.8
+    # By chance 1 of 20 films; the newest one tells all.
+    assert hits.mean() > 0.5
 
 
 def test_other_settings_are_refused(trained):
@@ -162,7 +174,8 @@ def test_working_directory(trained):
     assert set(scalars) == {"loss", "learning_rate", "examples_per_second"}
     assert list(scalars["loss"]) == [1, 2, 3, 4]
     assert scalars["loss"][4] < scalars["loss"][1]
-    assert scalars["learning_rate"][4] == pytest.approx(0, abs=1e-9)
+    # The last step's: all but decayed.
+    assert 0 <= scalars["learning_rate"][4] < 0.05 * CONFIG.learning_rate
 
 
 def test_examples_are_what_came_before_each_position():
