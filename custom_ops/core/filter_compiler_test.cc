@@ -478,6 +478,9 @@ void TestErrors() {
   CheckError(table, "int8 == [1]",
              "column 9: expected a value, found `[`; lists go with `in` and "
              "`not in`");
+  CheckError(table, "int8 !in [1]",
+             "column 6: expected `==`, `!=`, `<`, `<=`, `>`, `>=`, `in` or "
+             "`not in` after `int8`, found `!`");
   CheckError(table, "int8 not 3",
              "column 10: expected `in` after `not`, found `3`");
   CheckError(table, "int8 == int16",

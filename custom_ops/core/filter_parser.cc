@@ -166,14 +166,14 @@ class Parser {
       predicate.type = FilterNodeType::kIn;
       predicate.op = token_;
       if (!Advance() || !ParseList(&predicate)) return false;
-    } else if (token_.type == Type::kNot) {
+    } else if (token_.type == Type::kNot && token_.text != "!") {
       predicate.type = FilterNodeType::kNotIn;
       predicate.op = token_;
       if (!Advance()) return false;
       if (token_.type != Type::kIn) return Expected("`in` after `not`");
       if (!Advance() || !ParseList(&predicate)) return false;
-    } else if (token_.type == Type::kName || IsLiteral(token_.type) ||
-               token_.type == Type::kOpenBracket ||
+    } else if (token_.type == Type::kName || token_.type == Type::kNot ||
+               IsLiteral(token_.type) || token_.type == Type::kOpenBracket ||
                token_.type == Type::kOpenParen) {
       return Expected(
           "`==`, `!=`, `<`, `<=`, `>`, `>=`, `in` or `not in` after " +
