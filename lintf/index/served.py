@@ -258,7 +258,13 @@ class ServedIndex(tf.Module):
         text and compiles it again (microseconds).
         """
         names = sorted(inputs)
-        checks = [programs]
+        # An assertion on what was compiled: graph optimisation drops an
+        # operation without side effects whose result nobody reads.
+        checks = [
+            tf.debugging.Assert(
+                tf.reduce_all(programs[:, 0] >= 0), ["bad filter program"]
+            )
+        ]
         for name in names:
             if inputs[name].dtype.is_floating:
                 checks.append(
