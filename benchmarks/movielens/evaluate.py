@@ -8,8 +8,8 @@ Example:
 """
 
 import pathlib
+import typing
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import yaml
@@ -19,6 +19,7 @@ from benchmarks.movielens import baselines, offline, report, served
 from benchmarks.movielens.protocol import Task, make_task
 from lintf import metrics
 from lintf.datasets import MovieLens, movielens_100k
+from lintf.datasets.splits import Part
 
 _SEEDS = flags.DEFINE_list(
     "seeds", ["0", "1", "2"], "Seeds of the trainings, one run each."
@@ -26,7 +27,7 @@ _SEEDS = flags.DEFINE_list(
 _PART = flags.DEFINE_enum(
     "part",
     "test",
-    ["validation", "test"],
+    typing.get_args(Part),
     "The held-out item to predict. Settings are chosen on `validation`.",
 )
 _OFFLINE = flags.DEFINE_bool(
@@ -42,8 +43,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string(
     "output_dir",
-    "",
-    "Where movielens.json and movielens.md go; not written where empty.",
+    None,
+    "Where movielens.json and movielens.md go. Where not given: "
+    "benchmarks/results for the test item through the server, else nowhere.",
 )
 _OPTIONS = flags.DEFINE_multi_string(
     "option", [], "A setting of lintf.towers.TowerConfig: name=value."
@@ -59,14 +61,17 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
     data = movielens_100k()
-    task = make_task(data, _PART.value)
+    task = make_task(data, typing.cast(Part, _PART.value))
     seeds = [int(seed) for seed in _SEEDS.value]
     results = _baselines(task, seeds)
     results[_LINTF] = [_summary(_lintf(data, task, seed)) for seed in seeds]
     print(f"\n{report.table(results)}")
-    if _OUTPUT.value:
+    folder = _OUTPUT.value
+    if folder is None and task.part == "test" and not _OFFLINE.value:
+        folder = "benchmarks/results"
+    if folder:
         report.write(
-            pathlib.Path(_OUTPUT.value),
+            pathlib.Path(folder),
             results,
             _how(task),
             " ".join(["python -m benchmarks.movielens.evaluate", *_flags()]),
@@ -113,7 +118,7 @@ def _summary(ranks: metrics.Ranks) -> dict[str, float]:
     return {"MRR@100" if k == "MRR" else k: v for k, v in names.items()}
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _option(text: str) -> tuple[str, typing.Any]:
     """Parses `name=value`, the value in YAML.
 
     Example:
