@@ -18,7 +18,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 import lintf
-from export import publish, towers
+from export import publish, towers, workdir
 from export.config import JobConfig
 from export.errors import JobError
 from export.fill import OnEvent, fill
@@ -77,12 +77,14 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     saved = config.towers is not None and not config.trains
     prepared = towers.prepare(config, work.towers) if saved else towers.Towers()
     found = scan(items, config)
-    build_id = work.claim(_identity(request, found, prepared))
+    identity = _identity(request, found, prepared)
+    build_id = workdir.build_id(identity)
     published = _published(request, build_id)
     if published is not None:
         _say(f"Nothing to do: {published} is build {build_id} already")
-        work.finish()
+        work.finish(identity)
         return published
+    work.claim(identity)
     if config.trains:
         _say("Training the towers")
         prepared = towers.prepare(config, work.towers)
@@ -119,7 +121,7 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     on_event("verified")
     target = publish.publish(unfinished, request.output_dir, request.version)
     on_event("published")
-    work.finish()
+    work.finish(identity)
     _say(f"Published build {build_id} as {target}")
     return target
 

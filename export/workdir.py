@@ -70,41 +70,40 @@ class WorkDir:
                 ) from None
             yield
 
-    def claim(self, identity: Mapping[str, Any]) -> str:
+    def claim(self, identity: Mapping[str, Any]) -> None:
         """Takes the directory for a build, or takes a build up again.
 
         Args:
             identity: All that the built index depends on.
 
-        Returns:
-            The build id: the same for the same identity.
-
         Raises:
-            JobError: It holds an unfinished build of another identity.
+            JobError: It holds work on a build of another identity.
         """
-        text = json.dumps(identity, sort_keys=True)
-        build_id = hashlib.sha256(text.encode()).hexdigest()[:16]
         state = self._read()
-        if state and state["identity"] != json.loads(text):
-            if not state["finished"]:
+        if state is not None and state["identity"] != _plain(identity):
+            # A job that was refused before its first checkpoint, because of
+            # its config for example, has left nothing to lose.
+            if not state["finished"] and any(self.fill.glob("*")):
                 raise JobError(
                     f"{self.path} belongs to an unfinished job that differs "
-                    f"in {_difference(state['identity'], json.loads(text))}; "
+                    f"in {_difference(state['identity'], _plain(identity))}; "
                     "finish that job, name another --work_dir, or remove the "
                     "directory"
                 )
             state = None
-        if not state or state["finished"]:
+        if state is None or state["finished"]:
             self._clear()
-        self._write(json.loads(text), finished=False)
-        return build_id
+        self._write(identity, finished=False)
 
-    def finish(self) -> None:
-        """Says that the build is published; its checkpoints can go."""
+    def finish(self, identity: Mapping[str, Any]) -> None:
+        """Says that a build is published; its checkpoints can go.
+
+        Work on a build of another identity is left alone.
+        """
         state = self._read()
-        assert state is not None
-        self._write(state["identity"], finished=True)
-        self._clear()
+        if state is not None and state["identity"] == _plain(identity):
+            self._write(identity, finished=True)
+            self._clear()
 
     def _clear(self) -> None:
         shutil.rmtree(self.fill, ignore_errors=True)
@@ -124,6 +123,17 @@ class WorkDir:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, self.path / "state.json")
+
+
+def build_id(identity: Mapping[str, Any]) -> str:
+    """A short name for a build: the same for the same identity."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(identity: Mapping[str, Any]) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(identity))
 
 
 def _difference(there: Any, here: Any) -> str:

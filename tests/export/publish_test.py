@@ -9,15 +9,13 @@ import pytest
 
 from export import publish
 from export.errors import JobError
-from export.workdir import WorkDir
+from export.workdir import WorkDir, build_id
 
 
-def finished(
-    base: pathlib.Path, work: str, build_id: str = "b"
-) -> pathlib.Path:
+def finished(base: pathlib.Path, work: str, name: str = "b") -> pathlib.Path:
     path = publish.unfinished_directory(base, base.parent / work)
     (path / publish.BUILD_FILE).parent.mkdir(parents=True)
-    (path / publish.BUILD_FILE).write_text(json.dumps({"build_id": build_id}))
+    (path / publish.BUILD_FILE).write_text(json.dumps({"build_id": name}))
     return path
 
 
@@ -93,29 +91,30 @@ def test_finds_a_build(tmp_path):
 def test_work_dir_belongs_to_one_build(tmp_path):
     work = WorkDir(tmp_path / "work")
     first = {"config": {"retrieve": {"k": 5}}, "items_fingerprint": "x"}
+    second = {"config": {"retrieve": {"k": 6}}, "items_fingerprint": "y"}
     with work.locked():
-        build_id = work.claim(first)
+        work.claim(first)
+        work.claim(second)  # There is nothing to lose yet.
+        work.claim(first)
         work.fill.mkdir()
-        assert work.claim(first) == build_id
-        assert work.fill.is_dir()
-        second = {"config": {"retrieve": {"k": 6}}, "items_fingerprint": "y"}
+        (work.fill / "checkpoint").write_text("")
+        work.claim(first)
+        assert (work.fill / "checkpoint").exists()
         with pytest.raises(JobError) as error:
             work.claim(second)
         assert "config.retrieve.k (5 there, 6 here)" in str(error.value)
         assert "items (other content)" in str(error.value)
         assert "name another --work_dir" in str(error.value)
-        work.finish()
+        work.finish(second)
+        assert work.fill.exists()
+        work.finish(first)
         assert not work.fill.exists()
-        assert work.claim(second) != build_id
+        work.claim(second)
 
 
-def test_build_id_is_a_function_of_the_identity(tmp_path):
-    ids = [
-        WorkDir(tmp_path / name).claim(identity)
-        for name, identity in [("a", {"x": 1, "y": 2}), ("b", {"y": 2, "x": 1})]
-        if (tmp_path / name).mkdir() is None
-    ]
-    assert ids[0] == ids[1]
+def test_build_id_is_a_function_of_the_identity():
+    assert build_id({"x": 1, "y": 2}) == build_id({"y": 2, "x": 1})
+    assert build_id({"x": 1, "y": 2}) != build_id({"x": 1, "y": 3})
 
 
 def test_work_dir_is_one_jobs_at_a_time(tmp_path):
