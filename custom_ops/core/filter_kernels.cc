@@ -166,6 +166,17 @@ FilterKernel PlainFilterKernel(const FilterLeaf& leaf) {
   }
 }
 
+std::array<uint8_t, 32> NibbleTable(const std::vector<int64_t>& table) {
+  std::array<uint8_t, 32> nibbles{};
+  for (int value = 0; value < 256; ++value) {
+    const uint64_t word = static_cast<uint64_t>(table[value / 64]);
+    const int bit = (word >> (value % 64)) & 1;
+    nibbles[(value >> 7) * 16 + (value & 15)] |=
+        static_cast<uint8_t>(bit << ((value >> 4) & 7));
+  }
+  return nibbles;
+}
+
 FilterIsa BestFilterIsa() {
 #if defined(__x86_64__)
   static const FilterIsa best = [] {

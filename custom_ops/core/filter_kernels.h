@@ -3,6 +3,7 @@
 #ifndef LINTF_CUSTOM_OPS_CORE_FILTER_KERNELS_H_
 #define LINTF_CUSTOM_OPS_CORE_FILTER_KERNELS_H_
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -28,6 +29,8 @@ struct FilterLeaf {
   uint64_t lo = 0;
   uint64_t span = 0;
   std::vector<int64_t> values;
+  // kTable8, the same bits in the order of byte shuffles (NibbleTable).
+  std::array<uint8_t, 32> nibbles{};
   // kBigSet: a bit for each hash of a value, so that almost all other values
   // are turned away before the binary search.
   std::vector<uint64_t> sieve;
@@ -38,6 +41,11 @@ struct FilterLeaf {
 inline uint64_t SieveHash(uint64_t value, int shift) {
   return (value * 0x9E3779B97F4A7C15u) >> shift;
 }
+
+// A table of 256 bits for lookups by shuffles: bit h of byte l says whether
+// the value 16 * h + l is in, and bit h of byte 16 + l the same for the value
+// 128 + 16 * h + l.
+std::array<uint8_t, 32> NibbleTable(const std::vector<int64_t>& table);
 
 // Which instructions a kernel uses; each needs those before it.
 enum class FilterIsa : uint8_t { kPlain, kAvx2, kAvx512 };

@@ -147,19 +147,11 @@ struct SmallSetTest {
   const std::vector<int64_t>& wanted;
 };
 
-// Looks bytes up in a table of 256 bits. The low nibble of a value picks a
-// byte of 8 bits, one for each of the 8 high nibbles below (or from) 128.
+// Looks bytes up in a NibbleTable.
 struct Table8Test {
   explicit Table8Test(const FilterLeaf& leaf) {
-    alignas(16) uint8_t halves[2][16] = {};
-    for (int value = 0; value < 256; ++value) {
-      const uint64_t word = static_cast<uint64_t>(leaf.values[value / 64]);
-      const int bit = (word >> (value % 64)) & 1;
-      halves[value >> 7][value & 15] |=
-          static_cast<uint8_t>(bit << ((value >> 4) & 7));
-    }
-    low_half = Spread(halves[0]);
-    high_half = Spread(halves[1]);
+    low_half = Spread(leaf.nibbles.data());
+    high_half = Spread(leaf.nibbles.data() + 16);
     alignas(16) const uint8_t kPowers[16] = {1, 2, 4, 8, 16, 32, 64, 128,
                                              1, 2, 4, 8, 16, 32, 64, 128};
     powers = Spread(kPowers);
@@ -178,7 +170,7 @@ struct Table8Test {
   // 16 bytes, repeated.
   static __m256i Spread(const uint8_t* bytes) {
     return _mm256_broadcastsi128_si256(
-        _mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   }
   __m256i low_half, high_half, powers;
 };
@@ -204,6 +196,28 @@ struct BitsAllTest {
   }
   __m256i bits;
 };
+
+// Looks 8 values at a time up in a table of 65536 bits.
+void RunTable16(const FilterLeaf& leaf, const void* data, int64_t num_words,
+                const uint64_t* need, uint64_t* out) {
+  const char* bytes = static_cast<const char*>(data);
+  const int* table = reinterpret_cast<const int*>(leaf.values.data());
+  for (int64_t w = 0; w < num_words; ++w, bytes += 64 * 2) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 8 && (need == nullptr || need[w] != 0); ++i) {
+      const __m256i values = _mm256_cvtepu16_epi32(
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 16 * i)));
+      const __m256i words =
+          _mm256_i32gather_epi32(table, _mm256_srli_epi32(values, 5), 4);
+      // Moves the value's bit to the top, where movemask looks.
+      const __m256i shift = _mm256_andnot_si256(values, _mm256_set1_epi32(31));
+      const int eight = _mm256_movemask_ps(
+          _mm256_castsi256_ps(_mm256_sllv_epi32(words, shift)));
+      bits |= static_cast<uint64_t>(eight) << (8 * i);
+    }
+    out[w] = bits;
+  }
+}
 
 template <int kBytes, typename Test>
 void Run(const FilterLeaf& leaf, const void* data, int64_t num_words,
@@ -241,6 +255,7 @@ FilterKernel KernelOfWidth(FilterLeafKind kind) {
     case FilterLeafKind::kBitsAll:
       return Run<kBytes, BitsAllTest<kBytes>>;
     case FilterLeafKind::kTable16:
+      return RunTable16;
     case FilterLeafKind::kBigSet:
       return nullptr;
   }

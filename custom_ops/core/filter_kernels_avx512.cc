@@ -134,19 +134,11 @@ struct SmallSetTest {
   const std::vector<int64_t>& wanted;
 };
 
-// Looks bytes up in a table of 256 bits. The low nibble of a value picks a
-// byte of 8 bits, one for each of the 8 high nibbles below (or from) 128.
+// Looks bytes up in a NibbleTable.
 struct Table8Test {
   explicit Table8Test(const FilterLeaf& leaf) {
-    alignas(16) uint8_t halves[2][16] = {};
-    for (int value = 0; value < 256; ++value) {
-      const uint64_t word = static_cast<uint64_t>(leaf.values[value / 64]);
-      const int bit = (word >> (value % 64)) & 1;
-      halves[value >> 7][value & 15] |=
-          static_cast<uint8_t>(bit << ((value >> 4) & 7));
-    }
-    low_half = Spread(halves[0]);
-    high_half = Spread(halves[1]);
+    low_half = Spread(leaf.nibbles.data());
+    high_half = Spread(leaf.nibbles.data() + 16);
     alignas(16) const uint8_t kPowers[16] = {1, 2, 4, 8, 16, 32, 64, 128,
                                              1, 2, 4, 8, 16, 32, 64, 128};
     powers = Spread(kPowers);
@@ -163,7 +155,7 @@ struct Table8Test {
   // 16 bytes, repeated.
   static __m512i Spread(const uint8_t* bytes) {
     return _mm512_broadcast_i32x4(
-        _mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   }
   __m512i low_half, high_half, powers;
 };
@@ -187,6 +179,27 @@ struct BitsAllTest {
   }
   __m512i bits;
 };
+
+// Looks 16 values at a time up in a table of 65536 bits.
+void RunTable16(const FilterLeaf& leaf, const void* data, int64_t num_words,
+                const uint64_t* need, uint64_t* out) {
+  const char* bytes = static_cast<const char*>(data);
+  const __m512i one = _mm512_set1_epi32(1);
+  for (int64_t w = 0; w < num_words; ++w, bytes += 64 * 2) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 4 && (need == nullptr || need[w] != 0); ++i) {
+      const __m512i values = _mm512_cvtepu16_epi32(
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + 32 * i)));
+      const __m512i words = _mm512_i32gather_epi32(_mm512_srli_epi32(values, 5),
+                                                   leaf.values.data(), 4);
+      const __m512i place = _mm512_sllv_epi32(
+          one, _mm512_and_si512(values, _mm512_set1_epi32(31)));
+      bits |= static_cast<uint64_t>(_mm512_test_epi32_mask(words, place))
+              << (16 * i);
+    }
+    out[w] = bits;
+  }
+}
 
 template <int kBytes, typename Test>
 void Run(const FilterLeaf& leaf, const void* data, int64_t num_words,
@@ -220,6 +233,7 @@ FilterKernel KernelOfWidth(FilterLeafKind kind) {
     case FilterLeafKind::kBitsAll:
       return Run<kBytes, BitsAllTest<kBytes>>;
     case FilterLeafKind::kTable16:
+      return RunTable16;
     case FilterLeafKind::kBigSet:
       return nullptr;
   }

@@ -21,26 +21,33 @@ constexpr uint64_t LowBits(int64_t count) {
   return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
 
-// Whether any of the bits [begin, begin + count) is set.
-bool AnyBit(const uint64_t* words, int64_t begin, int64_t count) {
-  while (count > 0) {
-    const int64_t shift = begin % 64;
-    const int64_t taken = std::min(count, 64 - shift);
-    if (((words[begin / 64] >> shift) & LowBits(taken)) != 0) return true;
-    begin += taken;
-    count -= taken;
-  }
-  return false;
-}
-
-// Bits of 64 rows from the bits of their 64 * width values.
+// Bits of 64 rows from the bits of their 64 * width values; one more word
+// behind those may be read.
 uint64_t AnyOfRow(const uint64_t* values, int64_t width) {
   uint64_t any = 0;
   for (int64_t w = 0; w < width; ++w) any |= values[w];
   if (any == 0) return 0;
+  const char* bytes = reinterpret_cast<const char*>(values);
+  const auto bits_at = [&](int64_t begin, int64_t count) {
+    uint64_t word;
+    std::memcpy(&word, bytes + begin / 8, sizeof(word));
+    return (word >> (begin % 8)) & LowBits(count);
+  };
+  // As many bits are sure to lie in the 8 bytes from that of the first on.
+  constexpr int64_t kReach = 57;
   uint64_t rows = 0;
+  if (width <= kReach) {
+    for (int64_t i = 0; i < 64; ++i) {
+      rows |= static_cast<uint64_t>(bits_at(i * width, width) != 0) << i;
+    }
+    return rows;
+  }
   for (int64_t i = 0; i < 64; ++i) {
-    rows |= static_cast<uint64_t>(AnyBit(values, i * width, width)) << i;
+    uint64_t found = 0;
+    for (int64_t done = 0; done < width; done += kReach) {
+      found |= bits_at(i * width + done, std::min(width - done, kReach));
+    }
+    rows |= static_cast<uint64_t>(found != 0) << i;
   }
   return rows;
 }
@@ -64,13 +71,14 @@ void RunWideKernel(const FilterLeaf& leaf, FilterKernel kernel,
                    const char* data, int64_t width, int64_t num_rows,
                    const uint64_t* need, uint64_t* out) {
   constexpr int64_t kUsualWidth = 64;
-  std::array<uint64_t, kUsualWidth> on_stack;
+  std::array<uint64_t, kUsualWidth + 1> on_stack;
   std::vector<uint64_t> on_heap;
   uint64_t* values = on_stack.data();
   if (width > kUsualWidth) {
-    on_heap.resize(width);
+    on_heap.resize(width + 1);
     values = on_heap.data();
   }
+  values[width] = 0;
   for (int64_t row = 0; row < num_rows; row += 64) {
     const int64_t w = row / 64;
     if (need != nullptr && need[w] == 0) {
@@ -122,14 +130,16 @@ void MakeSet(FilterLeaf* leaf) {
     table[bits / 64] |= static_cast<int64_t>(uint64_t{1} << (bits % 64));
   }
   leaf->values = std::move(table);
+  if (is_byte) leaf->nibbles = NibbleTable(leaf->values);
 }
 
 double LeafCost(const FilterLeaf& leaf, int64_t width) {
   double cost = static_cast<double>(leaf.value_bytes);
   if (leaf.kind == FilterLeafKind::kSmallSet) {
     cost *= 0.5 * static_cast<double>(leaf.values.size());
-  } else if (leaf.kind == FilterLeafKind::kTable16 ||
-             leaf.kind == FilterLeafKind::kBigSet) {
+  } else if (leaf.kind == FilterLeafKind::kTable16) {
+    cost += 10;
+  } else if (leaf.kind == FilterLeafKind::kBigSet) {
     cost += 30;
   }
   return width == 1 ? cost : cost * static_cast<double>(width) + 10;
@@ -247,6 +257,7 @@ int32_t FilterPlan::AddLeaf(const FilterInstruction& instruction,
     case FilterOp::kInTable:
       leaf.kind = FilterLeafKind::kTable8;
       leaf.values.assign(payload, payload + 4);
+      leaf.nibbles = NibbleTable(leaf.values);
       break;
     default:
       leaf.kind = instruction.op == FilterOp::kBitsAny
