@@ -275,12 +275,14 @@ class ServedIndex(tf.Module):
         with tf.control_dependencies(checks):
             filters = tf.identity(filters)
         keys: list[str] = []
+        shapes: list[tf.TensorShape] = []
 
         def search(filters: tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
             features = dict(zip(names, values, strict=True))
             compiled = ops.compile_filter(filters, self.index.schema)
             results = self._results(embed(features), compiled)
             keys[:] = sorted(results)
+            shapes[:] = [results[key].shape for key in keys]
             return [results[key] for key in keys]
 
         options = self._batching
@@ -294,7 +296,12 @@ class ServedIndex(tf.Module):
             autograph=False,
         )(search)
         values = batched(filters, *(inputs[name] for name in names))
-        return dict(zip(keys, values, strict=True))
+        # What comes out of a batch has lost its static shape, which clients
+        # are to see in the signature.
+        return {
+            key: tf.ensure_shape(value, shape)
+            for key, shape, value in zip(keys, shapes, values, strict=True)
+        }
 
     def _results(self, queries: tf.Tensor, programs: tf.Tensor) -> Tensors:
         found = self._search(queries, programs)
