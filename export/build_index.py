@@ -23,51 +23,57 @@ from export.config import JobConfig, load_config
 from export.errors import JobError
 from export.parse import ConfigError
 
-_FLAGS: Any = flags.FlagValues()  # type: ignore[no-untyped-call]
 
-flags.DEFINE_string(
-    "config",
-    None,
-    "The YAML file that says what to build; see export/config.py.",
-    flag_values=_FLAGS,
-)
-flags.DEFINE_string(
-    "output_dir",
-    None,
-    "The model's base path; versions are its numbered children.",
-    flag_values=_FLAGS,
-)
-flags.DEFINE_integer(
-    "version",
-    None,
-    "The version to publish; by default the next free number.",
-    lower_bound=0,
-    flag_values=_FLAGS,
-)
-flags.DEFINE_string(
-    "work_dir",
-    None,
-    "Checkpoints, trained towers and TensorBoard files; by default "
-    "OUTPUT_DIR/../.NAME.work.",
-    flag_values=_FLAGS,
-)
-flags.DEFINE_enum(
-    "ops",
-    "native",
-    ["native", "portable"],
-    "portable: stock TensorFlow operations only, for any model server; "
-    "slower, and filters travel compiled.",
-    flag_values=_FLAGS,
-)
-flags.DEFINE_integer(
-    "seed", None, "Replaces towers.seed of the config.", flag_values=_FLAGS
-)
-flags.DEFINE_multi_string(
-    "set",
-    [],
-    "Replaces a value of the config: --set retrieve.k=50. May be repeated.",
-    flag_values=_FLAGS,
-)
+def _make_flags() -> Any:
+    """The command line's flags, at their defaults."""
+    values: Any = flags.FlagValues()  # type: ignore[no-untyped-call]
+
+    def define(kind: Any, name: str, default: Any, text: str) -> None:
+        kind(name, default, text, flag_values=values)
+
+    text, number = flags.DEFINE_string, flags.DEFINE_integer
+    define(
+        text,
+        "config",
+        None,
+        "The YAML file that says what to build; see export/README.md.",
+    )
+    define(
+        text,
+        "output_dir",
+        None,
+        "The model's base path; versions are its numbered children.",
+    )
+    define(
+        number,
+        "version",
+        None,
+        "The version to publish; by default the next free number.",
+    )
+    define(
+        text,
+        "work_dir",
+        None,
+        "Checkpoints, trained towers and TensorBoard files; by default "
+        "OUTPUT_DIR/../.NAME.work.",
+    )
+    define(number, "seed", None, "Replaces towers.seed of the config.")
+    define(
+        flags.DEFINE_multi_string,
+        "set",
+        [],
+        "Replaces a value of the config, as in --set retrieve.k=50; may be "
+        "repeated.",
+    )
+    flags.DEFINE_enum(
+        "ops",
+        "native",
+        ["native", "portable"],
+        "portable: stock TensorFlow operations only, for any model server; "
+        "slower, and filters travel compiled.",
+        flag_values=values,
+    )
+    return values
 
 
 def run(
@@ -99,6 +105,8 @@ def run(
             `ItemsError`).
         JobError: The job cannot go on, or what it wrote failed its check.
     """
+    if version is not None and version < 0:
+        raise ConfigError(f"--version: expected 0 or more, got {version}")
     if ops not in ("native", "portable"):
         raise ConfigError(f"--ops: expected native or portable, got {ops!r}")
     if config.trains:
@@ -142,13 +150,14 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status: 0, or 1 after a message on stderr, 2 for bad flags.
     """
+    parsed = _make_flags()
     if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
         print(__doc__)
-        print(_FLAGS.main_module_help())
+        print(parsed.get_help())
         return 0
     try:
-        rest = _FLAGS(list(argv))
-        values = _FLAGS.flag_values_dict()
+        rest = parsed(list(argv))
+        values = parsed.flag_values_dict()
         if len(rest) > 1:
             raise flags.IllegalFlagValueError(
                 f"expected flags only, got {rest[1]!r}"

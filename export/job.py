@@ -74,8 +74,9 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     config, on_event = request.config, request.on_event
     _say(f"Reading the items of {config.name!r}")
     items = Items(config)
-    saved = config.towers is not None and not config.trains
-    prepared = towers.prepare(config, work.towers) if saved else towers.Towers()
+    prepared, query_tower, item_tower = towers.Towers(), None, None
+    if not config.trains:
+        prepared, query_tower, item_tower = _towers(config, work, items)
     found = scan(items, config)
     identity = _identity(request, found, prepared)
     build_id = workdir.build_id(identity)
@@ -87,12 +88,8 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     work.claim(identity)
     if config.trains:
         _say("Training the towers")
-        prepared = towers.prepare(config, work.towers)
+        prepared, query_tower, item_tower = _towers(config, work, items)
     on_event("towers")
-    query_tower = towers.load(prepared.query) if prepared.query else None
-    item_tower = towers.load(prepared.item) if prepared.item else None
-    if item_tower is not None:
-        items.take_features(item_tower.feature_specs)
 
     index = _new_index(request, found, item_tower)
     logs = work.tensorboard / build_id[:8]
@@ -124,6 +121,18 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     work.finish(identity)
     _say(f"Published build {build_id} as {target}")
     return target
+
+
+def _towers(
+    config: JobConfig, work: WorkDir, items: Items
+) -> tuple[towers.Towers, towers.LoadedTower | None, towers.LoadedTower | None]:
+    """Where the towers lie, and both of them loaded; trains them if needed."""
+    prepared = towers.prepare(config, work.towers)
+    query_tower = towers.load(prepared.query) if prepared.query else None
+    item_tower = towers.load(prepared.item) if prepared.item else None
+    if item_tower is not None:
+        items.take_features(item_tower.feature_specs)
+    return prepared, query_tower, item_tower
 
 
 def _identity(
