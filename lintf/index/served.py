@@ -21,6 +21,10 @@ from lintf.index.search import NativeSearch, PortableSearch
 
 ALGORITHMS = ("auto", "masked")
 
+# Queries in one request, where requests are batched. What a queue holds,
+# `max_enqueued_batches` of `max_batch_size` queries, limits them further.
+_MAX_REQUEST = 1 << 20
+
 Tensors = dict[str, tf.Tensor]
 
 
@@ -32,7 +36,7 @@ class Batching:
     a batch, so a bad request fails alone.
 
     Attributes:
-        max_batch_size: Most queries in one batch.
+        max_batch_size: Most queries in one batch; a larger request is split.
         timeout_micros: How long the first request waits for others.
         num_threads: Batches that may run at once.
         max_enqueued_batches: Batches that may wait; more is UNAVAILABLE.
@@ -289,7 +293,10 @@ class ServedIndex(tf.Module):
         assert options is not None
         batched = tf.nondifferentiable_batch_function(
             num_batch_threads=options.num_threads,
-            max_batch_size=options.max_batch_size,
+            # With splitting, this limits a request, and the last allowed size
+            # a batch; all sizes are allowed, so that nothing is padded.
+            max_batch_size=max(_MAX_REQUEST, options.max_batch_size),
+            allowed_batch_sizes=list(range(1, options.max_batch_size + 1)),
             batch_timeout_micros=options.timeout_micros,
             max_enqueued_batches=options.max_enqueued_batches,
             enable_large_batch_splitting=True,
