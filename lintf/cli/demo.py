@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import subprocess
@@ -171,8 +172,8 @@ def _show(title: str, result: RetrieveResult, titles: dict[int, str]) -> None:
     print(table.render(rows) if rows else "No film passes the filter.")
 
 
-def _recommend(client: Client, data: MovieLens) -> None:
-    """Asks the three questions for the user and prints the answers."""
+def _recommend(client: Client, data: MovieLens) -> dict[str, Any]:
+    """Asks the three questions, prints the answers; returns the features."""
     titles = _titles(data)
     seen = _history(data, FLAGS.user_id)
     features = _features(
@@ -193,15 +194,17 @@ def _recommend(client: Client, data: MovieLens) -> None:
         client.retrieve(features, unseen),
         titles,
     )
+    return features
 
 
-def _print_next(directory: str) -> None:
+def _print_next(directory: str, features: dict[str, Any]) -> None:
     """Prints commands to go on with."""
     version = max(int(n) for n in os.listdir(directory) if n.isdigit())
+    # A short history is a history too, and easier to read.
+    shown = json.dumps({**features, "history": features["history"][-3:]})
     query = (
-        "lintf query --model movielens --features "
-        '\'{"user_id": 42, "history": [50, 181], "age": 30, "gender": "M", '
-        '"occupation": "writer"}\' --filter '
+        f"lintf query --model {_MODEL} --features {shlex.quote(shown)} "
+        "--filter "
     )
     lintf = os.path.join(os.path.dirname(sys.executable), "lintf")
     prefix = os.path.relpath(lintf) if os.path.exists(lintf) else "lintf"
@@ -236,13 +239,13 @@ def main(argv: Sequence[str]) -> int:
 
             try:
                 with Client(target, _MODEL, timeout_s=30) as client:
-                    _recommend(client, data)
+                    features = _recommend(client, data)
             except grpc.RpcError as error:
                 raise _DemoError(
                     f"the server answered {error.code().name}: "
                     f"{error.details()}"
                 ) from error
-        _print_next(directory)
+        _print_next(directory, features)
     except (_DemoError, ImportError) as error:
         print(f"lintf demo: {error}", file=sys.stderr)
         return 1

@@ -126,7 +126,7 @@ def _ask(client: Client, mode: str) -> list[dict[str, Any]]:
             {
                 "id": ids[i],
                 "found": bool(found.found[i]),
-                **{n: _plain(v[i]) for n, v in found.attributes.items()},
+                **found.attributes_of(i),
             }
             for i in range(len(ids))
         ]
@@ -137,10 +137,6 @@ def _ask(client: Client, mode: str) -> list[dict[str, Any]]:
             f"--features must be a JSON object, got {json.dumps(value)}."
         )
     return list(client.retrieve(value, FLAGS.filter).rows())
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,8 +11,9 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, (list, tuple)):
-        # Padding of a list of tags is not shown.
-        return ", ".join(_text(v) for v in value if v not in ("", None))
+        return ", ".join(_text(v) for v in value)
+    if value is None:
+        return ""
     return str(value)
 
 

@@ -75,17 +75,15 @@ class RetrieveResult:
           query: the query's index in the batch.
 
         Yields:
-          `{"id": ..., "score": ..., <attribute>: ...}`, best first.
+          `{"id": ..., "score": ..., <attribute>: ...}`, best first. A missing
+          attribute is None, tags are a list.
         """
         for slot in range(int(self.num_results[query])):
-            row = {
-                "id": self.ids[query, slot],
-                "score": self.scores[query, slot],
-                **{n: v[query, slot] for n, v in self.attributes.items()},
-            }
+            item = self.ids[query, slot]
             yield {
-                name: value.tolist() if hasattr(value, "tolist") else value
-                for name, value in row.items()
+                "id": item if isinstance(item, str) else int(item),
+                "score": float(self.scores[query, slot]),
+                **_plain_attributes(self.attributes, (query, slot)),
             }
 
 
@@ -104,6 +102,10 @@ class LookupResult:
     embedding: np.ndarray
     attributes: dict[str, np.ndarray]
     version: int
+
+    def attributes_of(self, position: int) -> dict[str, Any]:
+        """The attributes of one of the items, as Python values."""
+        return _plain_attributes(self.attributes, (position,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +240,9 @@ class Client:
           filter: one filter for all queries or one for each; "" for none.
 
         Raises:
-          ValueError: a feature is missing, unknown or does not fit its input.
+          ValueError: a feature is missing, unknown or does not fit its input;
+            on a portable model, whose filters are compiled here, also a
+            malformed filter.
           grpc.RpcError: INVALID_ARGUMENT for a malformed filter, and the other
             errors of the server.
         """
@@ -354,7 +358,9 @@ class Client:
             if "filter_program" in signature.inputs:
                 # The program's codes are those of one version's vocabularies.
                 pinned = metadata.version
-                arrays["filter_program"] = self._compile(filters, pinned)
+                arrays["filter_program"] = self._compile(
+                    filters, signature.inputs["filter_program"], pinned
+                )
             else:
                 arrays["filter"] = np.array(filters, dtype=object)
         request = self._request(predict_pb2.PredictRequest(), pinned)
@@ -431,8 +437,12 @@ class Client:
             )
         return metadata.signatures[name]
 
-    def _compile(self, filters: list[str], version: int) -> np.ndarray:
+    def _compile(
+        self, filters: list[str], info: Any, version: int
+    ) -> np.ndarray:
         """Filter programs for a portable export: [batch, words] int64."""
+        import tensorflow as tf
+
         from lintf import ops
 
         with self._lock:
@@ -442,7 +452,25 @@ class Client:
             cached = (stats.version, stats.schema)
             with self._lock:
                 self._schema = cached
-        return np.asarray(ops.compile_filter(filters, schema=cached[1]))
+        (words,) = conversion.InputSpec.from_tensor_info(
+            "filter_program", info
+        ).inner_shape
+        try:
+            program = ops.compile_filter(
+                filters, schema=cached[1], pad_words=words or 0
+            )
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(error.message) from error
+        return np.asarray(program)
+
+
+def _plain_attributes(
+    attributes: Mapping[str, np.ndarray], index: tuple[int, ...]
+) -> dict[str, Any]:
+    return {
+        name: conversion.plain_attribute(values[index])
+        for name, values in attributes.items()
+    }
 
 
 def _attributes(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,6 +18,9 @@ import tensorflow as tf
 # What an input's NumPy kind may be made from; a bool is no number here.
 _SOURCE_KINDS = {"i": "iu", "u": "iu", "f": "iuf", "b": "b"}
 
+# Numbers that are missing come back as this.
+_MISSING_INT = np.iinfo(np.int64).min
+
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
@@ -233,3 +236,32 @@ def decode_strings(array: np.ndarray) -> np.ndarray:
     for index, value in np.ndenumerate(array):
         decoded[index] = value.decode(errors="replace")
     return decoded
+
+
+def plain_attribute(value: Any) -> Any:
+    """One item's stored attribute as a Python value.
+
+    Args:
+      value: an element of an `attribute_*` output: a str or a number, or an
+        array of str for tags.
+
+    Returns:
+      The value; None where the item has none. Tags are a list without padding.
+
+    >>> plain_attribute(np.array(["Drama", "War", ""], object))
+    ['Drama', 'War']
+    >>> plain_attribute(np.int64(1995)), plain_attribute(np.float32("nan"))
+    (1995, None)
+    """
+    if isinstance(value, np.ndarray):
+        return [item for item in value.tolist() if item != ""]
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, np.int8):
+        # Booleans, with a third value for a missing one.
+        return None if value < 0 else bool(value)
+    if isinstance(value, np.int64) and value == _MISSING_INT:
+        return None
+    if isinstance(value, np.floating) and np.isnan(value):
+        return None
+    return value.item()

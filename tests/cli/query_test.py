@@ -106,8 +106,8 @@ def test_inspect(toy_base_path):
 
 def test_table_alignment():
     rows = [
-        {"id": 5, "score": 1.25, "tags": ["a", "b", ""], "ok": True},
-        {"id": 181, "score": -10.0, "tags": [], "ok": False},
+        {"id": 5, "score": 1.25, "tags": ["a", "b"], "ok": True},
+        {"id": 181, "score": -10.0, "tags": None, "ok": False},
     ]
     assert table.render(rows) == (
         " id     score  tags  ok\n"
