@@ -6,14 +6,10 @@ serve` serves it, and every user's films are asked for with raw features and
 the filter `id not in [...]` of all films that the user has seen.
 """
 
-import contextlib
-import os
 import pathlib
-import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,12 +17,12 @@ from benchmarks.movielens.offline import query_features
 from benchmarks.movielens.protocol import Task
 from lintf import metrics
 from lintf.datasets import MovieLens
+from lintf.serving.spawn import spawned_server
 
 MODEL = "movielens"
 _REQUEST_SIZE = 32
 # The client pads histories and refuses longer ones: the model's signature.
 _HISTORY_LENGTH = 50
-_LISTENING = re.compile(r"^Serving .* at (?P<target>\S+) \(gRPC\)")
 
 
 def served_ranks(
@@ -56,7 +52,7 @@ def served_ranks(
     model = workdir / f"seed_{seed}" / MODEL
     if not (model / "1" / "saved_model.pb").is_file():
         _build(model, seed, config, [*overrides, f"towers.part={task.part}"])
-    with _server(model) as target:
+    with spawned_server(model, MODEL) as target:
         return _ask(target, data, task)
 
 
@@ -77,37 +73,6 @@ def _build(
     print("$", " ".join(command[1:]), flush=True)
     if subprocess.run(command, check=False).returncode:
         raise RuntimeError(f"the export job failed: {' '.join(command)}")
-
-
-@contextlib.contextmanager
-def _server(model: pathlib.Path) -> Iterator[str]:
-    """Serves a model on a free port; yields the address."""
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "lintf.cli", "serve"),
-                f"--model_base_path={model}",
-                f"--model_name={MODEL}",
-                "--port=0",
-            ],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        assert process.stdout is not None
-        try:
-            lines = (_LISTENING.match(line) for line in process.stdout)
-            listening = next((line for line in lines if line), None)
-            if listening is None:
-                errors.seek(0)
-                raise RuntimeError(
-                    f"the server did not come up:\n{errors.read()[-4000:]}"
-                )
-            yield listening["target"]
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
 
 
 def _ask(target: str, data: MovieLens, task: Task) -> metrics.Ranks:
