@@ -45,38 +45,48 @@ LINTF_SIMD void CopyTail(const float* row, int64_t n, float* out) {
   _mm512_store_ps(out, _mm512_maskz_loadu_ps(some, row));
 }
 
-// Part of a transposition: four rows' quads of dimensions in one vector. The
-// masked broadcasts from memory do without the shuffle port.
-LINTF_SIMD Vec LoadQuads(const float* a, const float* b, const float* c,
-                         const float* d) {
-  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(a));
-  v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(b));
-  v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(c));
-  return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(d));
+// Eight dimensions of two rows.
+LINTF_SIMD Vec LoadHalves(const float* low, const float* high) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(low)),
+                            _mm256_loadu_ps(high), 1);
 }
 
+// In each 128-bit part on its own, transposes 4 x 4.
+LINTF_SIMD void TransposeParts(const Vec* in, Vec* out) {
+  const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(in[0], in[1]));
+  const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(in[0], in[1]));
+  const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(in[2], in[3]));
+  const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(in[2], in[3]));
+  out[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
+  out[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
+  out[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
+  out[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
+}
+
+// Halves of rows are brought together by the loads, which leaves 48 shuffles
+// of the 64 that a transposition in registers alone takes.
 LINTF_SIMD void LoadTransposed(const float* const* rows, int64_t d, Vec* out) {
-#pragma GCC unroll 4
-  for (int quad = 0; quad < 4; ++quad) {
-    Vec part[4];
+  Vec in[2][8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const float* low = rows[i < 4 ? i : i + 4] + d;
+    const float* high = rows[i < 4 ? i + 4 : i + 8] + d;
+    in[0][i] = LoadHalves(low, high);
+    in[1][i] = LoadHalves(low + 8, high + 8);
+  }
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    // Parts of a[i]: rows 0-3 dimension i and 4 + i, rows 4-7 the same; of
+    // b[i]: rows 8-11 and 12-15.
+    Vec a[4];
+    Vec b[4];
+    TransposeParts(in[half], a);
+    TransposeParts(in[half] + 4, b);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const int64_t at = d + 4 * quad;
-      part[i] = LoadQuads(rows[i] + at, rows[4 + i] + at, rows[8 + i] + at,
-                          rows[12 + i] + at);
+      out[8 * half + i] = _mm512_shuffle_f32x4(a[i], b[i], 0x88);
+      out[8 * half + 4 + i] = _mm512_shuffle_f32x4(a[i], b[i], 0xDD);
     }
-    const __m512d low01 =
-        _mm512_castps_pd(_mm512_unpacklo_ps(part[0], part[1]));
-    const __m512d high01 =
-        _mm512_castps_pd(_mm512_unpackhi_ps(part[0], part[1]));
-    const __m512d low23 =
-        _mm512_castps_pd(_mm512_unpacklo_ps(part[2], part[3]));
-    const __m512d high23 =
-        _mm512_castps_pd(_mm512_unpackhi_ps(part[2], part[3]));
-    out[4 * quad] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
-    out[4 * quad + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
-    out[4 * quad + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
-    out[4 * quad + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
   }
 }
 

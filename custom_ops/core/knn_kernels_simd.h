@@ -29,6 +29,41 @@ LINTF_SIMD Vec Finish(Vec sum) {
   return kMetric == Metric::kL2 ? Negate(sum) : sum;
 }
 
+constexpr int kLineFloats = 16;  // in a cache line
+
+LINTF_SIMD void Prefetch(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+
+// Row i of a call, for prefetching alone: past the end of the list it is a
+// guess, the rows that follow the last one.
+LINTF_SIMD const float* NextRow(const KnnRows& rows, int64_t i, int64_t dim) {
+  if (i < rows.count) return rows.data[i];
+  const uintptr_t last = reinterpret_cast<uintptr_t>(rows.data[rows.count - 1]);
+  const int64_t ahead = (i - rows.count + 1) * dim;
+  return reinterpret_cast<const float*>(last + static_cast<uintptr_t>(ahead) *
+                                                   sizeof(float));
+}
+
+// Adds dimension `d` of each row.
+template <Metric kMetric, int kRows, int kVectors>
+LINTF_SIMD void AccumulateQueries(const float* packed, const float* const* rows,
+                                  int64_t d, Vec (*sums)[kVectors]) {
+  // Keeps the compiler from loading ahead, for which there are no registers.
+  asm volatile("" ::: "memory");
+  Vec queries[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) queries[v] = Load(packed + v * kLanes);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const Vec element = Set1(rows[r] + d);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      sums[r][v] = Accumulate<kMetric>(queries[v], element, sums[r][v]);
+    }
+  }
+}
+
 // Query lanes: blocks of kRows rows by kVectors vectors of queries, whose
 // sums all stay in registers.
 template <Metric kMetric, int kVectors>
@@ -52,22 +87,30 @@ LINTF_SIMD_ENTRY void QueryLanesOf(const QueryLanesCall& call,
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sums[r][v] = Zero();
     }
+    // A cache line of each row at a time, while the same line of a row of the
+    // next block is fetched. The fetches are spread out, as only few can be
+    // under way.
+    const float* next[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      next[r] = NextRow(call.rows, first + kRows + r, dim);
+    }
     const float* packed = call.packed;
-    for (int64_t d = 0; d < dim; ++d) {
-      Vec queries[kVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        queries[v] = Load(packed + v * kLanes);
+    int64_t d = 0;
+    for (; d + kLineFloats <= dim; d += kLineFloats) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kLineFloats; ++i) {
+        if (i < kRows) Prefetch(next[i] + d);
+        AccumulateQueries<kMetric, kRows, kVectors>(packed, rows, i, sums);
+        packed += kVectors * kLanes;
       }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) rows[r] += kLineFloats;
+    }
+    for (; d < dim; ++d) {
+      AccumulateQueries<kMetric, kRows, kVectors>(packed, rows, 0, sums);
       packed += kVectors * kLanes;
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const Vec element = Set1(rows[r] + d);
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          sums[r][v] = Accumulate<kMetric>(queries[v], element, sums[r][v]);
-        }
-      }
+      for (int r = 0; r < kRows; ++r) ++rows[r];
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
@@ -115,9 +158,10 @@ template <Metric kMetric, int kQueries>
 LINTF_SIMD_ENTRY void RowLanesOf(const RowLanesCall& call,
                                  TopKCollector* collector) {
   const float* const thresholds = collector->thresholds() + call.first_slot;
+  const int64_t dim = call.dim;
   const int64_t count = call.rows.count;
-  const int64_t whole = call.dim / kLanes * kLanes;
-  const int64_t tail = call.dim - whole;
+  const int64_t whole = dim / kLanes * kLanes;
+  const int64_t tail = dim - whole;
   for (int64_t first = 0; first < count; first += kLanes) {
     const int64_t block = count - first < kLanes ? count - first : kLanes;
     const float* padded[kLanes];
@@ -128,10 +172,20 @@ LINTF_SIMD_ENTRY void RowLanesOf(const RowLanesCall& call,
       }
       rows = padded;
     }
+    const float* guessed[kLanes];
+    const float* const* next = call.rows.data + first + kLanes;
+    if (first + 2 * kLanes > count) {
+      for (int r = 0; r < kLanes; ++r) {
+        guessed[r] = NextRow(call.rows, first + kLanes + r, dim);
+      }
+      next = guessed;
+    }
     Vec sums[kQueries];
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) sums[q] = Zero();
     for (int64_t d = 0; d < whole; d += kLanes) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kLanes; ++r) Prefetch(next[r] + d);
       AccumulateRows<kMetric, kQueries>(rows, d, call.queries,
                                         call.query_stride, d, sums);
     }
@@ -140,6 +194,7 @@ LINTF_SIMD_ENTRY void RowLanesOf(const RowLanesCall& call,
       alignas(64) float tails[kLanes][kLanes];
       const float* tail_rows[kLanes];
       for (int r = 0; r < kLanes; ++r) {
+        Prefetch(next[r] + whole);
         CopyTail(rows[r] + whole, tail, tails[r]);
         tail_rows[r] = tails[r];
       }

@@ -35,6 +35,23 @@ constexpr double kMinWorkerNanoseconds = 50e3;
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
+// Floats that start on a cache line, so that no vector straddles two.
+class AlignedFloats {
+ public:
+  void AssignZeros(int64_t size) {
+    lines_.assign(CeilDiv(size, kLineFloats), Line{});
+  }
+  float* data() { return lines_.data()->values; }
+  const float* data() const { return lines_.data()->values; }
+
+ private:
+  static constexpr int64_t kLineFloats = 16;
+  struct alignas(64) Line {
+    float values[kLineFloats];
+  };
+  std::vector<Line> lines_;
+};
+
 // Queries with one mask, next to each other in a lane group.
 struct MaskRun {
   int64_t mask;  // index into Plan::masks
@@ -60,8 +77,8 @@ struct Plan {
   std::vector<LaneGroup> groups;
   std::vector<int64_t> query_of_slot;  // -1: unused
   std::vector<int32_t> masks;          // the distinct masks
-  std::vector<float> packed;           // query lanes: [dim, vectors * lanes]
-  std::vector<float> padded;           // row lanes: [slots, padded_dim]
+  AlignedFloats packed;                // query lanes: [dim, vectors * lanes]
+  AlignedFloats padded;                // row lanes: [slots, padded_dim]
   int64_t padded_dim;
 };
 
@@ -135,10 +152,10 @@ void PackQueries(const KnnInput& input, Plan* plan) {
       }
     }
   }
-  plan->packed.assign(packed_size, 0.0f);
+  plan->packed.AssignZeros(packed_size);
   plan->padded_dim = RoundUp(dim, kQueryPadding);
   const int64_t slots = static_cast<int64_t>(plan->query_of_slot.size());
-  plan->padded.assign(slots * plan->padded_dim, 0.0f);
+  plan->padded.AssignZeros(slots * plan->padded_dim);
   for (const LaneGroup& group : plan->groups) {
     const int64_t width = int64_t{group.vectors} * lanes;
     for (int64_t i = 0; i < width; ++i) {
