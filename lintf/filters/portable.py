@@ -135,9 +135,10 @@ def _column_leaf(
     op: tf.Tensor, payload: tf.Tensor, values: tf.Tensor
 ) -> tf.Tensor:
     if values.dtype == tf.float32:
-        bounds = tf.bitcast(tf.bitcast(payload, tf.int32)[:, 0], tf.float32)
+        bounds = _float_keys(tf.bitcast(payload, tf.int32)[:, 0])
+        keys = _float_keys(tf.bitcast(values, tf.int32))
         branches = {
-            _FLOAT_RANGE: lambda: (values >= bounds[0]) & (values <= bounds[1])
+            _FLOAT_RANGE: lambda: (keys >= bounds[0]) & (keys <= bounds[1])
         }
     else:
         if values.dtype == tf.uint64:
@@ -160,6 +161,16 @@ def _column_leaf(
 
     matches = _switch(op, branches, unknown)
     return tf.reduce_any(matches, axis=1) if values.shape.rank == 2 else matches
+
+
+def _float_keys(bits: tf.Tensor) -> tf.Tensor:
+    """Integers that order as the floats with these bits; -0 equals 0.
+
+    TensorFlow's threads take denormal floats for 0, and a filter like x > 0
+    begins at the smallest of them.
+    """
+    keys = tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7FFFFFFF), bits)
+    return tf.where(keys == -1, 0, keys)
 
 
 def _switch(
