@@ -32,7 +32,9 @@ class IndexHandleOp : public OpKernel {
   explicit IndexHandleOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("container", &container_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("shared_name", &name_));
-    if (name_.empty()) {
+    if (name_.empty()) name_ = name();
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("anonymous", &anonymous_));
+    if (anonymous_) {
       own_ = ResourceHandle::MakeRefCountingHandle(new IndexResource(),
                                                    ctx->device()->name());
     }
@@ -42,7 +44,7 @@ class IndexHandleOp : public OpKernel {
     Tensor* output;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({}), &output));
     ResourceHandle& handle = output->scalar<ResourceHandle>()();
-    if (name_.empty()) {
+    if (anonymous_) {
       handle = own_;
       return;
     }
@@ -66,6 +68,7 @@ class IndexHandleOp : public OpKernel {
  private:
   std::string container_;
   std::string name_;
+  bool anonymous_ = false;
   ResourceHandle own_;
 };
 

@@ -17,6 +17,7 @@ REGISTER_OP("Lintf>IndexHandle")
     .Output("index: resource")
     .Attr("container: string = ''")
     .Attr("shared_name: string = ''")
+    .Attr("anonymous: bool = false")
     .SetIsStateful()
     .SetShapeFn(ScalarShape)
     .Doc(R"doc(
@@ -24,14 +25,15 @@ Makes a handle of what an index knows beyond its variables: the map from item
 ids to rows, and which rows are live. Both are made from the `ids` and
 `num_rows` variables when an op first needs them.
 
-With a `shared_name`, every node of that name and container in a session (or
-in one eager context) gives the same resource. With the shared name of
-anonymous variables, every execution gives a new one that lives as long as its
-handle. Without a shared name, every node has a resource of its own.
+Nodes of the same name and container in a session, or in one eager context, give
+the same resource, which lives as long as the session or context. With the
+shared name of anonymous variables, every execution gives a new resource. A node
+that is `anonymous` has one of its own. The last two live as long as a handle.
 
 index: the handle; `[]`.
 container: of the resource manager; empty means the default one.
-shared_name: see above.
+shared_name: the resource's name; empty means the name of the node.
+anonymous: whether the node has a resource of its own, whatever the name.
 )doc");
 
 REGISTER_OP("Lintf>IndexStats")

@@ -123,7 +123,7 @@ def filter_mask(
     ('0b101', [2])
     """
     mask = _ops.lintf_filter_mask(
-        programs,
+        tf.convert_to_tensor(programs, tf.int64),
         handle_of(resource),
         handle_of(ids),
         handle_of(num_rows),

@@ -29,7 +29,7 @@ class IndexResource(tf.saved_model.experimental.TrackableResource):
     """What an index knows beyond its variables: which row an item id is in.
 
     An attribute of the module that has the variables, made together with
-    them, outside of any `tf.function`. It is saved with the module, and every
+    them. It is saved with the module, and every
     load of the SavedModel has one of its own. There is nothing to initialise:
     operations make its content from the `ids` and `num_rows` variables when
     they first need it, and again when those have been restored or assigned.
@@ -49,6 +49,10 @@ class IndexResource(tf.saved_model.experimental.TrackableResource):
         """
         super().__init__()
         self._name = name
+        # Otherwise a function that uses it first, while being traced, would
+        # make a handle that only this function can use.
+        with tf.init_scope():
+            self._resource_handle = self._create_resource()
 
     def invalidate(self) -> None:
         """Forgets the content; the next use makes it again.
@@ -64,18 +68,11 @@ class IndexResource(tf.saved_model.experimental.TrackableResource):
             return _ops.lintf_index_handle(shared_name=context.anonymous_name())
         if tf.compat.v1.get_default_graph().building_function:
             # Saved as the function that makes the resource of a model that is
-            # loaded. Without a name: `tf.saved_model.load` makes one up for
-            # each load.
-            return _ops.lintf_index_handle()
+            # loaded: once a load, and kept by whatever captured its handle.
+            return _ops.lintf_index_handle(anonymous=True)
         # The graph that is saved for sessions. One node and one session make
         # one resource, whatever is run.
         return _ops.lintf_index_handle(shared_name=self._name)
-
-    def _destroy_resource(self) -> None:
-        # Of use to models that were loaded: their resource has a name.
-        tf.raw_ops.DestroyResourceOp(
-            resource=self.resource_handle, ignore_lookup_error=True
-        )
 
 
 def handle_of(source: Any) -> Any:

@@ -97,7 +97,7 @@ def retrieve(
     types = [columns[c].dtype for c in return_columns]
     found = _ops.lintf_retrieve(
         tf.convert_to_tensor(queries, tf.float32),
-        programs,
+        tf.convert_to_tensor(programs, tf.int64),
         handle_of(resource),
         handle_of(ids),
         handle_of(embeddings),
