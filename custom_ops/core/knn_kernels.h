@@ -19,10 +19,15 @@
 
 namespace lintf {
 
+// Rows that kernels may fetch ahead past the end of a list.
+inline constexpr int kLookahead = 32;
+
 // Rows to score, in ascending order.
 struct KnnRows {
-  const float* const* data = nullptr;  // [count], each of `dim` floats
-  const uint32_t* ids = nullptr;       // [count], as reported to the collector
+  // [count + kLookahead], each of `dim` floats. Those past `count` are only
+  // fetched into the cache: the rows that will probably be scored next.
+  const float* const* data = nullptr;
+  const uint32_t* ids = nullptr;  // [count], as reported to the collector
   int64_t count = 0;
 };
 
@@ -49,6 +54,10 @@ struct RowLanesCall {
   int num_queries = 0;     // 1 to kMaxSharedQueries
   int64_t first_slot = 0;  // of the collector, one slot a query
   KnnRows rows;
+  // Rows to fetch into the cache meanwhile, so many for each `lanes` rows.
+  const float* const* fetch = nullptr;
+  const float* const* fetch_end = nullptr;
+  int64_t fetch_per_block = 0;
 };
 
 inline constexpr int64_t kQueryPadding = 16;
@@ -73,6 +82,11 @@ struct KnnKernels {
   KnnCosts costs;
   void (*query_lanes)(const QueryLanesCall& call, TopKCollector* collector);
   void (*row_lanes)(const RowLanesCall& call, TopKCollector* collector);
+  int64_t (*count_bits)(const uint64_t* bits, int64_t words);
+  // Appends first_row + i for each bit i and returns how many; up to
+  // kRowsPerWord more elements of `rows` may be overwritten.
+  int64_t (*append_rows)(const uint64_t* bits, int64_t words,
+                         uint32_t first_row, uint32_t* rows);
 };
 
 enum class KnnPath : uint8_t { kPlain, kAvx2, kAvx512 };

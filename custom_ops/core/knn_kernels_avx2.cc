@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-#define LINTF_SIMD_ENTRY __attribute__((target("avx2,fma")))
+#define LINTF_SIMD_ENTRY __attribute__((target("avx2,fma,popcnt,bmi")))
 #define LINTF_SIMD LINTF_SIMD_ENTRY __attribute__((always_inline)) inline
 
 namespace lintf {
@@ -67,6 +67,13 @@ LINTF_SIMD void LoadTransposed(const float* const* rows, int64_t d, Vec* out) {
   }
 }
 
+constexpr int kSparseWord = 63;
+
+LINTF_SIMD int64_t AppendDenseWord(uint64_t, uint32_t base, uint32_t* rows) {
+  for (uint32_t i = 0; i < kRowsPerWord; ++i) rows[i] = base + i;
+  return kRowsPerWord;
+}
+
 }  // namespace
 }  // namespace lintf
 
@@ -76,7 +83,8 @@ namespace lintf {
 
 const KnnKernels* Avx2KnnKernels() {
   static const bool supported =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi");
   return supported ? &SimdKernels() : nullptr;
 }
 

@@ -133,6 +133,24 @@ void RowLanes(const RowLanesCall& call, TopKCollector* collector) {
   }
 }
 
+int64_t CountBits(const uint64_t* bits, int64_t words) {
+  int64_t count = 0;
+  for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(bits[w]);
+  return count;
+}
+
+int64_t AppendRows(const uint64_t* bits, int64_t words, uint32_t first_row,
+                   uint32_t* rows) {
+  int64_t count = 0;
+  for (int64_t w = 0; w < words; ++w) {
+    const uint32_t base = first_row + static_cast<uint32_t>(w * kRowsPerWord);
+    for (uint64_t word = bits[w]; word != 0; word &= word - 1) {
+      rows[count++] = base + static_cast<uint32_t>(__builtin_ctzll(word));
+    }
+  }
+  return count;
+}
+
 }  // namespace
 
 const KnnKernels* PlainKnnKernels() {
@@ -143,6 +161,8 @@ const KnnKernels* PlainKnnKernels() {
       /*costs=*/{1.0f, 0.0f, 0.2f},
       QueryLanes,
       RowLanes,
+      CountBits,
+      AppendRows,
   };
   return &kernels;
 }

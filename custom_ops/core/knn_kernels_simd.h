@@ -10,6 +10,8 @@
 //   LoadTransposed(rows, d, out): out[i] lane r = rows[r][d + i], i < kLanes
 //   CopyTail(row, n, out): out[0..kLanes) = row[0..n), zeros; 0 < n < kLanes
 //   RowsOf(vectors)      rows of a block of query lanes
+//   AppendDenseWord(word, base, rows): as append_rows does, for one word with
+//       more than kSparseWord bits
 //   kMaxVectors, kRowGranularity, kCosts
 #ifndef LINTF_CUSTOM_OPS_CORE_KNN_KERNELS_SIMD_H_
 #define LINTF_CUSTOM_OPS_CORE_KNN_KERNELS_SIMD_H_
@@ -33,16 +35,6 @@ constexpr int kLineFloats = 16;  // in a cache line
 
 LINTF_SIMD void Prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
-}
-
-// Row i of a call, for prefetching alone: past the end of the list it is a
-// guess, the rows that follow the last one.
-LINTF_SIMD const float* NextRow(const KnnRows& rows, int64_t i, int64_t dim) {
-  if (i < rows.count) return rows.data[i];
-  const uintptr_t last = reinterpret_cast<uintptr_t>(rows.data[rows.count - 1]);
-  const int64_t ahead = (i - rows.count + 1) * dim;
-  return reinterpret_cast<const float*>(last + static_cast<uintptr_t>(ahead) *
-                                                   sizeof(float));
 }
 
 // Adds dimension `d` of each row.
@@ -90,10 +82,7 @@ LINTF_SIMD_ENTRY void QueryLanesOf(const QueryLanesCall& call,
     // A cache line of each row at a time, while the same line of a row of the
     // next block is fetched. The fetches are spread out, as only few can be
     // under way.
-    const float* next[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      next[r] = NextRow(call.rows, first + kRows + r, dim);
-    }
+    const float* const* const next = call.rows.data + first + kRows;
     const float* packed = call.packed;
     int64_t d = 0;
     for (; d + kLineFloats <= dim; d += kLineFloats) {
@@ -105,6 +94,10 @@ LINTF_SIMD_ENTRY void QueryLanesOf(const QueryLanesCall& call,
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) rows[r] += kLineFloats;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      if (d < dim) Prefetch(next[r] + d);
     }
     for (; d < dim; ++d) {
       AccumulateQueries<kMetric, kRows, kVectors>(packed, rows, 0, sums);
@@ -162,6 +155,7 @@ LINTF_SIMD_ENTRY void RowLanesOf(const RowLanesCall& call,
   const int64_t count = call.rows.count;
   const int64_t whole = dim / kLanes * kLanes;
   const int64_t tail = dim - whole;
+  const float* const* fetch = call.fetch;
   for (int64_t first = 0; first < count; first += kLanes) {
     const int64_t block = count - first < kLanes ? count - first : kLanes;
     const float* padded[kLanes];
@@ -172,35 +166,32 @@ LINTF_SIMD_ENTRY void RowLanesOf(const RowLanesCall& call,
       }
       rows = padded;
     }
-    const float* guessed[kLanes];
-    const float* const* next = call.rows.data + first + kLanes;
-    if (first + 2 * kLanes > count) {
-      for (int r = 0; r < kLanes; ++r) {
-        guessed[r] = NextRow(call.rows, first + kLanes + r, dim);
-      }
-      next = guessed;
-    }
+    const int64_t fetches = call.fetch_end - fetch < call.fetch_per_block
+                                ? call.fetch_end - fetch
+                                : call.fetch_per_block;
     Vec sums[kQueries];
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) sums[q] = Zero();
     for (int64_t d = 0; d < whole; d += kLanes) {
-#pragma GCC unroll 16
-      for (int r = 0; r < kLanes; ++r) Prefetch(next[r] + d);
+      if (d % kLineFloats == 0) {
+        for (int64_t i = 0; i < fetches; ++i) Prefetch(fetch[i] + d);
+      }
       AccumulateRows<kMetric, kQueries>(rows, d, call.queries,
                                         call.query_stride, d, sums);
     }
     if (tail != 0) {
       // Zeros in both the rows and the queries leave the sums as they are.
+      for (int64_t i = 0; i < fetches; ++i) Prefetch(fetch[i] + whole);
       alignas(64) float tails[kLanes][kLanes];
       const float* tail_rows[kLanes];
       for (int r = 0; r < kLanes; ++r) {
-        Prefetch(next[r] + whole);
         CopyTail(rows[r] + whole, tail, tails[r]);
         tail_rows[r] = tails[r];
       }
       AccumulateRows<kMetric, kQueries>(tail_rows, 0, call.queries,
                                         call.query_stride, whole, sums);
     }
+    fetch += fetches;
     const uint32_t valid = (uint32_t{1} << block) - 1;
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
@@ -270,9 +261,33 @@ void RowLanes(const RowLanesCall& call, TopKCollector* collector) {
   }
 }
 
+LINTF_SIMD_ENTRY int64_t CountBits(const uint64_t* bits, int64_t words) {
+  int64_t count = 0;
+  for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(bits[w]);
+  return count;
+}
+
+LINTF_SIMD_ENTRY int64_t AppendRows(const uint64_t* bits, int64_t words,
+                                    uint32_t first_row, uint32_t* rows) {
+  int64_t count = 0;
+  for (int64_t w = 0; w < words; ++w) {
+    const uint32_t base = first_row + static_cast<uint32_t>(w * kRowsPerWord);
+    uint64_t word = bits[w];
+    if (__builtin_popcountll(word) > kSparseWord) {
+      count += AppendDenseWord(word, base, rows + count);
+      continue;
+    }
+    for (; word != 0; word &= word - 1) {
+      rows[count++] = base + static_cast<uint32_t>(__builtin_ctzll(word));
+    }
+  }
+  return count;
+}
+
 const KnnKernels& SimdKernels() {
-  static const KnnKernels kernels = {kLanes, kMaxVectors, kRowGranularity,
-                                     kCosts, QueryLanes,  RowLanes};
+  static const KnnKernels kernels = {kLanes,    kMaxVectors, kRowGranularity,
+                                     kCosts,    QueryLanes,  RowLanes,
+                                     CountBits, AppendRows};
   return kernels;
 }
 

@@ -61,12 +61,11 @@ struct MaskRun {
 
 // Queries that can be scored together as vectors of query lanes.
 struct LaneGroup {
-  int64_t first_slot;
-  int vectors;
-  uint64_t active;  // the lanes in use
+  int64_t first_slot = 0;
+  int vectors = 0;
+  uint64_t active = 0;  // the lanes in use
   std::vector<MaskRun> runs;
-  // Index into Plan::packed.
-  int64_t packed_offset;
+  int64_t packed_offset = 0;  // in Plan::packed
 };
 
 // How a slice of the queries is searched; the same for all threads. Queries
@@ -82,61 +81,35 @@ struct Plan {
   int64_t padded_dim;
 };
 
-// Cuts the queries of one mask into lane groups of at most max_vectors.
-void AddPureGroups(int64_t mask, const std::vector<int64_t>& queries,
+// Puts queries into lane groups. `queries` has (mask, query) pairs, those with
+// the same mask next to each other.
+void AddLaneGroups(const std::vector<std::pair<int64_t, int64_t>>& queries,
                    Plan* plan) {
   const KnnKernels& kernels = *plan->kernels;
   const int64_t count = static_cast<int64_t>(queries.size());
   int64_t vectors = CeilDiv(count, kernels.lanes);
-  int64_t groups = CeilDiv(vectors, kernels.max_vectors);
   int64_t next = 0;
-  for (; groups > 0; --groups) {
+  for (int64_t groups = CeilDiv(vectors, kernels.max_vectors); groups > 0;
+       --groups) {
     LaneGroup group;
     group.vectors = static_cast<int>(CeilDiv(vectors, groups));
     vectors -= group.vectors;
     group.first_slot = static_cast<int64_t>(plan->query_of_slot.size());
-    const int64_t slots = int64_t{group.vectors} * kernels.lanes;
-    const int64_t used = std::min(slots, count - next);
-    group.runs.push_back({mask, group.first_slot, static_cast<int>(used)});
-    for (int64_t i = 0; i < slots; ++i) {
-      plan->query_of_slot.push_back(i < used ? queries[next + i] : -1);
+    for (int i = 0; i < group.vectors * kernels.lanes; ++i, ++next) {
+      if (next >= count) {
+        plan->query_of_slot.push_back(-1);
+        continue;
+      }
+      const auto [mask, query] = queries[next];
+      if (group.runs.empty() || group.runs.back().mask != mask) {
+        group.runs.push_back({mask, group.first_slot + i, 0});
+      }
+      ++group.runs.back().num_queries;
+      plan->query_of_slot.push_back(query);
     }
-    next += used;
     plan->groups.push_back(std::move(group));
   }
 }
-
-// Collects the few queries of each of several masks in shared vectors.
-class MixedGroups {
- public:
-  explicit MixedGroups(Plan* plan) : plan_(plan) {}
-
-  void Add(int64_t mask, const std::vector<int64_t>& queries) {
-    const int lanes = plan_->kernels->lanes;
-    for (size_t i = 0; i < queries.size(); ++i) {
-      if (free_ == 0) {
-        LaneGroup group;
-        group.vectors = 1;
-        group.first_slot = static_cast<int64_t>(plan_->query_of_slot.size());
-        plan_->groups.push_back(std::move(group));
-        plan_->query_of_slot.resize(plan_->query_of_slot.size() + lanes, -1);
-        free_ = lanes;
-      }
-      LaneGroup& group = plan_->groups.back();
-      const int64_t slot = group.first_slot + lanes - free_;
-      if (group.runs.empty() || group.runs.back().mask != mask) {
-        group.runs.push_back({mask, slot, 0});
-      }
-      ++group.runs.back().num_queries;
-      plan_->query_of_slot[slot] = queries[i];
-      --free_;
-    }
-  }
-
- private:
-  Plan* plan_;
-  int free_ = 0;
-};
 
 void PackQueries(const KnnInput& input, Plan* plan) {
   const int64_t dim = input.dim;
@@ -180,26 +153,25 @@ Plan MakePlan(const KnnInput& input, const int32_t* mask_of_query,
     return mask_of_query[a] < mask_of_query[b];
   });
   // Queries left over where a mask does not fill whole vectors.
-  std::vector<std::pair<int64_t, std::vector<int64_t>>> rest;
+  std::vector<std::pair<int64_t, int64_t>> rest;
   for (size_t i = 0; i < order.size();) {
     const int32_t mask = mask_of_query[order[i]];
-    size_t next = i;
-    while (next < order.size() && mask_of_query[order[next]] == mask) ++next;
     const int64_t index = static_cast<int64_t>(plan.masks.size());
     plan.masks.push_back(mask);
+    std::vector<std::pair<int64_t, int64_t>> same;
+    for (; i < order.size() && mask_of_query[order[i]] == mask; ++i) {
+      same.emplace_back(index, order[i]);
+    }
     // A vector that is at least half full is left to its mask alone.
     const size_t lanes = plan.kernels->lanes;
-    const size_t over = (next - i) % lanes;
-    const size_t pure = 2 * over >= lanes ? next - i : next - i - over;
-    AddPureGroups(index, {order.begin() + i, order.begin() + i + pure}, &plan);
-    if (i + pure < next) {
-      rest.emplace_back(index, std::vector<int64_t>(order.begin() + i + pure,
-                                                    order.begin() + next));
+    const size_t over = same.size() % lanes;
+    if (2 * over < lanes) {
+      rest.insert(rest.end(), same.end() - over, same.end());
+      same.resize(same.size() - over);
     }
-    i = next;
+    AddLaneGroups(same, &plan);
   }
-  MixedGroups mixed(&plan);
-  for (const auto& [mask, queries] : rest) mixed.Add(mask, queries);
+  AddLaneGroups(rest, &plan);
   PackQueries(input, &plan);
   return plan;
 }
@@ -223,30 +195,6 @@ KnnLayout ChooseLayout(const KnnTuning& tuning, const KnnCosts& costs,
             costs.row_lanes_query * static_cast<float>(queries));
   }
   return own < shared ? KnnLayout::kOwn : KnnLayout::kShared;
-}
-
-// Appends first_row + i for each bit i of `bits`.
-int64_t AppendRows(const uint64_t* bits, int64_t words, uint32_t first_row,
-                   uint32_t* rows) {
-  int64_t count = 0;
-  for (int64_t w = 0; w < words; ++w) {
-    const uint32_t base = first_row + static_cast<uint32_t>(w * kRowsPerWord);
-    if (bits[w] == ~uint64_t{0}) {
-      for (uint32_t i = 0; i < kRowsPerWord; ++i) rows[count + i] = base + i;
-      count += kRowsPerWord;
-      continue;
-    }
-    for (uint64_t word = bits[w]; word != 0; word &= word - 1) {
-      rows[count++] = base + static_cast<uint32_t>(__builtin_ctzll(word));
-    }
-  }
-  return count;
-}
-
-int64_t CountBits(const uint64_t* bits, int64_t words) {
-  int64_t count = 0;
-  for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(bits[w]);
-  return count;
 }
 
 // Transposes bits: bit i of words[lane] becomes bit `lane` of out[i]. There
@@ -289,181 +237,319 @@ struct Search {
   int64_t segment_begin;  // rows are numbered from here
   int64_t segment_end;
   int64_t block_rows;
-  int64_t tile_rows;
+  std::atomic<int64_t>* next_block;
 };
 
-// One thread's part of a search: takes blocks of rows in ascending order.
+// One thread's part of a search.
 class Worker {
  public:
   Worker(const Search& search, TopKCollector* collector)
       : input_(*search.input),
         masks_(*search.masks),
         plan_(*search.plan),
+        kernels_(*search.plan->kernels),
         search_(search),
         collector_(collector),
-        block_words_(search.block_rows / kRowsPerWord),
-        bits_(plan_.masks.size() * block_words_),
-        union_(search.tile_rows / kRowsPerWord),
-        rows_(search.tile_rows),
-        lanes_of_row_(search.tile_rows),
-        pointers_(search.tile_rows + plan_.kernels->row_granularity) {
-    int64_t num_runs = 0;
+        block_words_(search.block_rows / kRowsPerWord) {
+    const int64_t block_rows = search.block_rows;
+    for (Block& block : blocks_) {
+      block.bits.resize(plan_.masks.size() * block_words_);
+      block.united.resize(block_words_);
+    }
+    united_.resize(block_words_);
+    rows_.resize(block_rows + kRowsPerWord);
+    lanes_of_row_.resize(block_rows);
+    // A list, the rows it carries over, and the rows ahead.
+    pointers_.resize(block_rows + kMaxCarried + kLookahead);
+    fetch_.resize(block_rows);
     for (const LaneGroup& group : plan_.groups) {
-      first_run_.push_back(num_runs);
-      num_runs += static_cast<int64_t>(group.runs.size());
+      first_run_.push_back(static_cast<int64_t>(runs_.size()));
+      runs_.resize(runs_.size() + group.runs.size());
     }
-    passing_.resize(num_runs);
-    pending_.resize(num_runs);
+    layouts_.resize(plan_.groups.size());
   }
 
-  // Searches rows [begin, end), which lie in one block.
-  void SearchBlock(int64_t begin, int64_t end) {
-    int64_t total = 0;
-    for (size_t m = 0; m < plan_.masks.size(); ++m) {
-      uint64_t* bits = bits_.data() + m * block_words_;
-      if (masks_.PassesAll(plan_.masks[m])) {
-        FillAll(end - begin, bits);
-        total += end - begin;
-      } else {
-        total += masks_.Fill(plan_.masks[m], begin, end, bits);
-      }
+  // Takes blocks of rows in ascending order until none are left.
+  void Run() {
+    Block* block = &blocks_[0];
+    Block* next = &blocks_[1];
+    bool more = Take(block);
+    while (more) {
+      more = Take(next);
+      SearchBlock(*block, more ? next : nullptr);
+      std::swap(block, next);
     }
-    if (total == 0) return;
-    for (int64_t tile = begin; tile < end; tile += search_.tile_rows) {
-      SearchTile(begin, tile, std::min(tile + search_.tile_rows, end));
-    }
-  }
-
-  // Scores what waits for more rows.
-  void Finish() {
-    for (size_t g = 0; g < plan_.groups.size(); ++g) {
-      FlushGroup(plan_.groups[g], first_run_[g]);
-    }
+    for (size_t g = 0; g < plan_.groups.size(); ++g) FlushGroup(g);
   }
 
  private:
-  // Rows of a run that were not scored yet, in ascending order: less than the
-  // kernels' granularity is carried over to the next tile.
-  struct Pending {
-    std::vector<uint32_t> rows;
-    int64_t count = 0;
+  // Rows and the bits of all masks for them.
+  struct Block {
+    int64_t begin = 0;
+    int64_t end = 0;
+    std::vector<uint64_t> bits;    // [masks, block_words]
+    std::vector<uint64_t> united;  // rows that pass for any query
+    int64_t num_united = 0;
+  };
+
+  // A part of a block.
+  struct Tile {
+    const Block* block;
+    int64_t offset;  // in words
+    int64_t words;
+
+    const uint64_t* united() const { return block->united.data() + offset; }
+  };
+
+  // What happens to one run of queries.
+  struct RunState {
+    int64_t passing = 0;  // rows of the tile
+    // Rows not scored yet, in ascending order. Some are carried over to the
+    // next tile, so that kernels get whole blocks and know the rows ahead.
+    std::vector<uint32_t> pending;
+    int64_t num_pending = 0;
     KnnLayout layout = KnnLayout::kOwn;
   };
 
-  static void FillAll(int64_t rows, uint64_t* bits) {
-    for (; rows >= kRowsPerWord; rows -= kRowsPerWord) *bits++ = ~uint64_t{0};
-    if (rows > 0) *bits = (uint64_t{1} << rows) - 1;
+  static constexpr int64_t kMaxCarried = 2 * kRowsPerWord;
+
+  const uint64_t* Bits(const Tile& tile, const MaskRun& run) const {
+    return tile.block->bits.data() + run.mask * block_words_ + tile.offset;
   }
 
-  void SearchTile(int64_t block, int64_t begin, int64_t end) {
-    const int64_t offset = (begin - block) / kRowsPerWord;
-    const int64_t words = CeilDiv(end - begin, kRowsPerWord);
-    const uint32_t first_row =
-        static_cast<uint32_t>(begin - search_.segment_begin);
-    for (size_t g = 0; g < plan_.groups.size(); ++g) {
-      const LaneGroup& group = plan_.groups[g];
-      int64_t* passing = passing_.data() + first_run_[g];
+  uint32_t FirstRow(const Tile& tile) const {
+    return static_cast<uint32_t>(
+        tile.block->begin + tile.offset * kRowsPerWord - search_.segment_begin);
+  }
+
+  const float* Items() const {
+    return input_.items + search_.segment_begin * input_.dim;
+  }
+
+  // Fills `block` with the next block in which any row passes.
+  bool Take(Block* block) {
+    while (true) {
+      block->begin = search_.next_block->fetch_add(search_.block_rows);
+      if (block->begin >= search_.segment_end) return false;
+      block->end =
+          std::min(block->begin + search_.block_rows, search_.segment_end);
+      const int64_t rows = block->end - block->begin;
+      const int64_t words = CeilDiv(rows, kRowsPerWord);
       int64_t total = 0;
-      for (size_t i = 0; i < group.runs.size(); ++i) {
-        passing[i] = CountBits(BitsOf(group.runs[i]) + offset, words);
-        total += passing[i];
+      for (size_t m = 0; m < plan_.masks.size(); ++m) {
+        uint64_t* bits = block->bits.data() + m * block_words_;
+        if (masks_.PassesAll(plan_.masks[m])) {
+          std::fill_n(bits, words, ~uint64_t{0});
+          if (rows % kRowsPerWord != 0) {
+            bits[words - 1] >>= kRowsPerWord - rows % kRowsPerWord;
+          }
+          total += rows;
+        } else {
+          total += masks_.Fill(plan_.masks[m], block->begin, block->end, bits);
+        }
       }
       if (total == 0) continue;
-      const int64_t in_union =
-          group.runs.size() == 1 ? total : UniteMasks(group, offset, words);
-      const KnnLayout layout = ChooseLayout(input_.tuning, plan_.kernels->costs,
-                                            group, passing, in_union);
-      if (layout == KnnLayout::kShared && group.runs.size() > 1) {
-        FlushGroup(group, first_run_[g]);
-        ScoreUnion(group, offset, words, first_row);
+      std::copy_n(block->bits.data(), words, block->united.data());
+      for (size_t m = 1; m < plan_.masks.size(); ++m) {
+        Unite(block->bits.data() + m * block_words_, words,
+              block->united.data());
+      }
+      block->num_united = kernels_.count_bits(block->united.data(), words);
+      return true;
+    }
+  }
+
+  static void Unite(const uint64_t* bits, int64_t words, uint64_t* united) {
+    for (int64_t w = 0; w < words; ++w) united[w] |= bits[w];
+  }
+
+  // If several runs pass over the rows, a block is cut into tiles whose
+  // passing rows fit in the cache.
+  int64_t TileWords(const Block& block) const {
+    if (runs_.size() == 1) return block_words_;
+    const int64_t bytes =
+        block.num_united * input_.dim * static_cast<int64_t>(sizeof(float));
+    const int64_t tiles = CeilDiv(bytes, kTileBytes);
+    return std::max<int64_t>(1, block_words_ / std::max<int64_t>(1, tiles));
+  }
+
+  void SearchBlock(const Block& block, const Block* next_block) {
+    const int64_t words = CeilDiv(block.end - block.begin, kRowsPerWord);
+    const int64_t tile_words = TileWords(block);
+    for (int64_t offset = 0; offset < words; offset += tile_words) {
+      const Tile tile = {&block, offset, std::min(tile_words, words - offset)};
+      Tile next = {nullptr, 0, 0};
+      if (offset + tile_words < words) {
+        next = {&block, offset + tile_words,
+                std::min(tile_words, words - offset - tile_words)};
+      } else if (next_block != nullptr) {
+        const int64_t next_words =
+            CeilDiv(next_block->end - next_block->begin, kRowsPerWord);
+        next = {next_block, 0, std::min(TileWords(*next_block), next_words)};
+      }
+      SearchTile(tile, next);
+    }
+  }
+
+  void SearchTile(const Tile& tile, const Tile& next) {
+    // Row-lane blocks that the tile will take.
+    int64_t own_blocks = 0;
+    for (size_t g = 0; g < plan_.groups.size(); ++g) {
+      layouts_[g] = PlanGroup(tile, g);
+      if (layouts_[g] != KnnLayout::kOwn) continue;
+      for (size_t i = 0; i < plan_.groups[g].runs.size(); ++i) {
+        own_blocks +=
+            CeilDiv(plan_.groups[g].runs[i].num_queries, kMaxSharedQueries) *
+            CeilDiv(RunOf(g, i).passing, kernels_.lanes);
+      }
+    }
+    // A list of its own leads each run from row to row. If there are many,
+    // they meet the same rows: then what the next tile needs is fetched
+    // once, spread over all of this one.
+    fetch_cursor_ = fetch_.data();
+    fetch_end_ = fetch_.data();
+    fetch_per_block_ = 0;
+    if (own_blocks > 0 && runs_.size() > 1 && next.block != nullptr) {
+      const int64_t count = kernels_.append_rows(next.united(), next.words,
+                                                 FirstRow(next), rows_.data());
+      for (int64_t i = 0; i < count; ++i) {
+        fetch_[i] = Items() + int64_t{rows_[i]} * input_.dim;
+      }
+      fetch_end_ = fetch_.data() + count;
+      fetch_per_block_ = CeilDiv(count, own_blocks);
+    }
+    for (size_t g = 0; g < plan_.groups.size(); ++g) {
+      const LaneGroup& group = plan_.groups[g];
+      if (layouts_[g] == KnnLayout::kShared && group.runs.size() > 1) {
+        FlushGroup(g);
+        ScoreUnion(tile, group);
         continue;
       }
       for (size_t i = 0; i < group.runs.size(); ++i) {
-        if (passing[i] == 0) continue;
-        Pending& pending = pending_[first_run_[g] + i];
-        pending.rows.resize(search_.tile_rows + plan_.kernels->row_granularity);
-        pending.count +=
-            AppendRows(BitsOf(group.runs[i]) + offset, words, first_row,
-                       pending.rows.data() + pending.count);
-        pending.layout = layout;
-        ScorePending(
-            group, group.runs[i],
-            pending.count - pending.count % plan_.kernels->row_granularity,
-            &pending);
+        RunState& run = RunOf(g, i);
+        if (run.passing == 0) continue;
+        run.pending.resize(search_.block_rows + kMaxCarried + kRowsPerWord);
+        run.num_pending += kernels_.append_rows(
+            Bits(tile, group.runs[i]), tile.words, FirstRow(tile),
+            run.pending.data() + run.num_pending);
+        run.layout = layouts_[g];
+        // What is kept tells the kernels the rows ahead.
+        const int64_t ready = run.num_pending - kLookahead;
+        if (ready < kernels_.row_granularity) continue;
+        ScorePending(group, group.runs[i],
+                     ready - ready % kernels_.row_granularity, &run);
       }
     }
   }
 
-  const uint64_t* BitsOf(const MaskRun& run) const {
-    return bits_.data() + run.mask * block_words_;
+  RunState& RunOf(size_t group, size_t i) {
+    return runs_[first_run_[group] + i];
   }
 
-  // Leaves the rows that pass for any query of the group in union_.
-  int64_t UniteMasks(const LaneGroup& group, int64_t offset, int64_t words) {
-    std::fill_n(union_.data(), words, uint64_t{0});
-    for (const MaskRun& run : group.runs) {
-      const uint64_t* bits = BitsOf(run) + offset;
-      for (int64_t w = 0; w < words; ++w) union_[w] |= bits[w];
-    }
-    return CountBits(union_.data(), words);
-  }
-
-  void FlushGroup(const LaneGroup& group, int64_t first_run) {
+  // Counts what passes in a tile, leaves the union of several runs in united_,
+  // and chooses the layout.
+  KnnLayout PlanGroup(const Tile& tile, size_t g) {
+    const LaneGroup& group = plan_.groups[g];
+    passing_.resize(group.runs.size());
+    int64_t total = 0;
     for (size_t i = 0; i < group.runs.size(); ++i) {
-      Pending& pending = pending_[first_run + i];
-      ScorePending(group, group.runs[i], pending.count, &pending);
+      passing_[i] = kernels_.count_bits(Bits(tile, group.runs[i]), tile.words);
+      RunOf(g, i).passing = passing_[i];
+      total += passing_[i];
+    }
+    int64_t in_union = total;
+    if (group.runs.size() > 1) {
+      UniteRuns(tile, group);
+      in_union = kernels_.count_bits(united_.data(), tile.words);
+    }
+    return ChooseLayout(input_.tuning, kernels_.costs, group, passing_.data(),
+                        in_union);
+  }
+
+  void UniteRuns(const Tile& tile, const LaneGroup& group) {
+    std::fill_n(united_.data(), tile.words, uint64_t{0});
+    for (const MaskRun& run : group.runs) {
+      Unite(Bits(tile, run), tile.words, united_.data());
+    }
+  }
+
+  void FlushGroup(size_t g) {
+    const LaneGroup& group = plan_.groups[g];
+    for (size_t i = 0; i < group.runs.size(); ++i) {
+      RunState& run = RunOf(g, i);
+      ScorePending(group, group.runs[i], run.num_pending, &run);
     }
   }
 
   // Scores the first `count` pending rows of a run and drops them.
   void ScorePending(const LaneGroup& group, const MaskRun& run, int64_t count,
-                    Pending* pending) {
+                    RunState* state) {
     if (count == 0) return;
-    const KnnRows rows = MakeRows(pending->rows.data(), count);
-    if (pending->layout == KnnLayout::kShared) {
+    const KnnRows rows =
+        MakeRows(state->pending.data(), count, state->num_pending);
+    if (state->layout == KnnLayout::kShared) {
       ScoreQueryLanes(group, rows, nullptr);
     } else {
-      RowLanesCall call;
-      call.metric = input_.metric;
-      call.dim = input_.dim;
-      call.query_stride = plan_.padded_dim;
-      call.rows = rows;
-      for (int q = 0; q < run.num_queries; q += kMaxSharedQueries) {
-        call.first_slot = run.first_slot + q;
-        call.queries = plan_.padded.data() + call.first_slot * plan_.padded_dim;
-        call.num_queries = std::min(kMaxSharedQueries, run.num_queries - q);
-        plan_.kernels->row_lanes(call, collector_);
-      }
+      ScoreRowLanes(run, rows);
     }
-    std::copy(pending->rows.begin() + count,
-              pending->rows.begin() + pending->count, pending->rows.begin());
-    pending->count -= count;
+    std::copy(state->pending.begin() + count,
+              state->pending.begin() + state->num_pending,
+              state->pending.begin());
+    state->num_pending -= count;
   }
 
-  // Scores the rows of union_ for every query of the group.
-  void ScoreUnion(const LaneGroup& group, int64_t offset, int64_t words,
-                  uint32_t first_row) {
-    const int lanes = group.vectors * plan_.kernels->lanes;
+  void ScoreRowLanes(const MaskRun& run, const KnnRows& rows) {
+    RowLanesCall call;
+    call.metric = input_.metric;
+    call.dim = input_.dim;
+    call.query_stride = plan_.padded_dim;
+    call.rows = rows;
+    for (int q = 0; q < run.num_queries; q += kMaxSharedQueries) {
+      call.first_slot = run.first_slot + q;
+      call.queries = plan_.padded.data() + call.first_slot * plan_.padded_dim;
+      call.num_queries = std::min(kMaxSharedQueries, run.num_queries - q);
+      if (runs_.size() == 1 && q == 0) {
+        call.fetch = rows.data + kernels_.lanes;
+        call.fetch_end = rows.data + rows.count + kLookahead;
+        call.fetch_per_block = kernels_.lanes;
+      } else {
+        call.fetch = fetch_cursor_;
+        call.fetch_end = fetch_end_;
+        call.fetch_per_block = fetch_per_block_;
+        fetch_cursor_ = std::min(
+            fetch_end_, fetch_cursor_ + CeilDiv(rows.count, kernels_.lanes) *
+                                            fetch_per_block_);
+      }
+      kernels_.row_lanes(call, collector_);
+    }
+  }
+
+  // Scores the rows that pass for any query of the group, for all of them.
+  void ScoreUnion(const Tile& tile, const LaneGroup& group) {
+    UniteRuns(tile, group);
+    const int lanes = group.vectors * kernels_.lanes;
     int64_t count = 0;
-    for (int64_t w = 0; w < words; ++w) {
-      if (union_[w] == 0) continue;
+    for (int64_t w = 0; w < tile.words; ++w) {
+      if (united_[w] == 0) continue;
       uint64_t word_of_lane[kMaxLanes] = {};
       for (const MaskRun& run : group.runs) {
-        const uint64_t word = BitsOf(run)[offset + w];
+        const uint64_t word = Bits(tile, run)[w];
         const int64_t lane = run.first_slot - group.first_slot;
         for (int q = 0; q < run.num_queries; ++q) word_of_lane[lane + q] = word;
       }
       uint64_t lanes_of_row[kRowsPerWord];
       TransposeBits(word_of_lane, lanes, lanes_of_row);
-      const uint32_t base = first_row + static_cast<uint32_t>(w * kRowsPerWord);
-      for (uint64_t word = union_[w]; word != 0; word &= word - 1) {
+      const uint32_t base =
+          FirstRow(tile) + static_cast<uint32_t>(w * kRowsPerWord);
+      for (uint64_t word = united_[w]; word != 0; word &= word - 1) {
         const int bit = __builtin_ctzll(word);
         rows_[count] = base + static_cast<uint32_t>(bit);
         lanes_of_row_[count] = lanes_of_row[bit];
         ++count;
       }
     }
-    ScoreQueryLanes(group, MakeRows(rows_.data(), count), lanes_of_row_.data());
+    ScoreQueryLanes(group, MakeRows(rows_.data(), count, count),
+                    lanes_of_row_.data());
   }
 
   void ScoreQueryLanes(const LaneGroup& group, const KnnRows& rows,
@@ -477,13 +563,22 @@ class Worker {
     call.active = group.active;
     call.lanes_of_row = lanes_of_row;
     call.rows = rows;
-    plan_.kernels->query_lanes(call, collector_);
+    kernels_.query_lanes(call, collector_);
   }
 
-  KnnRows MakeRows(const uint32_t* ids, int64_t count) {
-    const float* items = input_.items + search_.segment_begin * input_.dim;
-    for (int64_t i = 0; i < count; ++i) {
+  // A list of the first `count` of `known` rows. Past those that are known
+  // the rows ahead are a guess: the ones that follow.
+  KnnRows MakeRows(const uint32_t* ids, int64_t count, int64_t known) {
+    const float* items = Items();
+    const int64_t ahead = std::min(known, count + kLookahead);
+    for (int64_t i = 0; i < ahead; ++i) {
       pointers_[i] = items + int64_t{ids[i]} * input_.dim;
+    }
+    const int64_t last = search_.segment_end - search_.segment_begin - 1;
+    int64_t guess = ids[known - 1];
+    for (int64_t i = ahead; i < count + kLookahead; ++i) {
+      guess = std::min(guess + 1, last);
+      pointers_[i] = items + guess * input_.dim;
     }
     return {pointers_.data(), ids, count};
   }
@@ -491,17 +586,23 @@ class Worker {
   const KnnInput& input_;
   const MaskSource& masks_;
   const Plan& plan_;
+  const KnnKernels& kernels_;
   const Search& search_;
   TopKCollector* collector_;
   int64_t block_words_;
-  std::vector<uint64_t> bits_;   // [masks, block_words]
-  std::vector<uint64_t> union_;  // of the tile and group at hand
-  std::vector<uint32_t> rows_;   // in union_
+  Block blocks_[2];               // the one at hand and the next one
+  std::vector<uint64_t> united_;  // of the tile and group at hand
+  std::vector<uint32_t> rows_;    // in united_
   std::vector<uint64_t> lanes_of_row_;
   std::vector<const float*> pointers_;
-  std::vector<int64_t> first_run_;  // of each group, in the next two
-  std::vector<int64_t> passing_;
-  std::vector<Pending> pending_;
+  std::vector<const float*> fetch_;  // rows of the next tile
+  const float** fetch_cursor_ = nullptr;
+  const float** fetch_end_ = nullptr;
+  int64_t fetch_per_block_ = 0;
+  std::vector<int64_t> first_run_;  // of each group, in runs_
+  std::vector<RunState> runs_;
+  std::vector<KnnLayout> layouts_;  // of each group, in the tile at hand
+  std::vector<int64_t> passing_;    // of each run of the group at hand
 };
 
 int64_t NumWorkers(const KnnInput& input, int64_t rows, int64_t queries,
@@ -564,29 +665,16 @@ void SearchSlice(const KnnInput& input, const MaskSource& masks,
   search.segment_end = segment_end;
   search.block_rows = std::min(
       kMaxBlockRows, RoundUp(CeilDiv(rows, 4 * max_workers), kRowsPerWord));
-  const int64_t row_bytes = input.dim * static_cast<int64_t>(sizeof(float));
-  search.tile_rows = std::clamp(kTileBytes / std::max<int64_t>(row_bytes, 1) /
-                                    kRowsPerWord * kRowsPerWord,
-                                kRowsPerWord, search.block_rows);
-
   std::vector<bool> is_used;
   for (int64_t query : plan.query_of_slot) is_used.push_back(query >= 0);
   std::vector<std::unique_ptr<TopKCollector>> collectors(max_workers);
   std::atomic<int64_t> next_block{segment_begin};
+  search.next_block = &next_block;
   parallel.run(max_workers, [&](int64_t task) {
+    if (next_block.load(std::memory_order_relaxed) >= segment_end) return;
     const ScopedFloatEnvironment environment;
-    std::unique_ptr<Worker> worker;
-    while (true) {
-      const int64_t begin = next_block.fetch_add(search.block_rows);
-      if (begin >= segment_end) break;
-      if (worker == nullptr) {
-        collectors[task] = std::make_unique<TopKCollector>(is_used, k);
-        worker = std::make_unique<Worker>(search, collectors[task].get());
-      }
-      worker->SearchBlock(begin,
-                          std::min(begin + search.block_rows, segment_end));
-    }
-    if (worker != nullptr) worker->Finish();
+    collectors[task] = std::make_unique<TopKCollector>(is_used, k);
+    Worker(search, collectors[task].get()).Run();
   });
 
   const int64_t slots = static_cast<int64_t>(plan.query_of_slot.size());
