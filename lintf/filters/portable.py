@@ -178,10 +178,14 @@ def _switch(
     branches: dict[int, Callable[[], tf.Tensor]],
     default: Callable[[], tf.Tensor],
 ) -> tf.Tensor:
-    """`tf.switch_case` for keys that are not contiguous."""
-    size = max(branches) + 1
-    table = [branches.get(key, default) for key in range(size)]
-    return tf.switch_case(op, table, default=default)
+    """`tf.switch_case` for keys that are not contiguous.
+
+    Every branch is traced, so each comes once, whatever the gaps.
+    """
+    choice = tf.constant(len(branches))
+    for position, key in enumerate(branches):
+        choice = tf.where(op == key, position, choice)
+    return tf.switch_case(choice, [*branches.values(), default])
 
 
 def _in_set(numbers: tf.Tensor, ascending: tf.Tensor) -> tf.Tensor:
