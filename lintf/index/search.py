@@ -58,6 +58,9 @@ class NativeSearch:
         self._index = index
         self._k = k
         self._columns = [names.index(name) for name in returned]
+        self._missing = [
+            columns.missing_value(a) for a in index.schema.attributes
+        ]
 
     def __call__(self, queries: tf.Tensor, programs: tf.Tensor) -> Found:
         index = self._index
@@ -72,6 +75,7 @@ class NativeSearch:
             k=self._k,
             metric=index.schema.metric,
             return_columns=self._columns,
+            return_missing=[self._missing[c] for c in self._columns],
         )
         return Found(
             result.ids, result.scores, result.num_results, result.values
@@ -86,6 +90,7 @@ class NativeSearch:
             index.embeddings,
             index.num_rows,
             index.columns,
+            missing=self._missing,
         )
         return Looked(result.embedding, result.values, result.found)
 

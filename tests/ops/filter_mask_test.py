@@ -249,6 +249,7 @@ def _random_instructions(rng, depth):
 def test_random_programs_never_crash():
     index = ToyIndex(rows=130, capacity=140, dim=1, dead=[9], widths=TAGS)
     rng = np.random.default_rng(12)
+    query = np.ones((1, 1), np.float32)
     refused = changed = 0
     for round_ in range(3000):
         words = program(*_random_instructions(rng, depth=4))
@@ -261,9 +262,15 @@ def test_random_programs_never_crash():
             bits, passing = index.mask(words[np.newaxis])
         except tf.errors.InvalidArgumentError as error:
             assert round_ % 3 != 0 and "program 0: " in str(error)
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                index.retrieve(query, words[np.newaxis], k=3)
             refused += 1
         else:
             assert passing[0] == bits.sum() and not bits[0, 9]
+            found = index.retrieve(query, words[np.newaxis], k=3)
+            assert found.num_results[0] == min(3, passing[0])
+            rows = found.rows.numpy()[0]
+            assert bits[0, rows[rows >= 0]].all()
             changed += round_ % 3 == 1
     # Some of the programs with one bit changed still mean something.
     assert refused > 1000 and changed > 10

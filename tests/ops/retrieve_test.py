@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from lintf import ops
+from lintf.index import columns
 from lintf.index.schema import Attribute, IndexSchema
 from tests.ops.toy_index import (
     COLUMN_DTYPES,
@@ -19,6 +20,7 @@ from tests.ops.toy_index import (
     exact_vectors,
     program,
 )
+from tests.references import filter_cases, filter_reference
 from tests.references.masked_knn import masked_knn as reference
 
 METRICS = ("inner_product", "l2", "cosine")
@@ -215,6 +217,45 @@ def test_compiled_filters():
     passes[1, [4, 8, 15]] = False
     programs = ops.compile_filter(filters, schema)
     _check(index, queries, programs, passes, 10, "inner_product")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_but_what_the_reference_passes(seed):
+    rng = np.random.default_rng(300 + seed)
+    schema = filter_cases.random_schema(rng)
+    rows = filter_cases.random_rows(rng, schema, 67)
+    filters = [filter_cases.random_filter(rng, schema, rows) for _ in range(40)]
+    ids = [row["id"] for row in rows]
+    if schema.id_dtype == "string":
+        ids = columns.fingerprints(ids)
+    ids = np.array(ids, np.int64)
+    items = exact_vectors(rng, (67, 4))
+    queries = exact_vectors(rng, (40, 4))
+    found = ops.retrieve(
+        queries,
+        ops.compile_filter(filters, schema),
+        ops.IndexResource(),
+        tf.Variable(ids),
+        tf.Variable(items),
+        tf.Variable(67, dtype=tf.int64),
+        [
+            tf.Variable(columns.encode(a, [row[a.name] for row in rows]))
+            for a in schema.attributes
+        ],
+        k=67,
+    )
+    passes = np.array(
+        [
+            [filter_reference.passes(text, row, schema) for row in rows]
+            for text in filters
+        ]
+    )
+    scores, expected, _ = reference(queries, items, passes, 67)
+    np.testing.assert_array_equal(found.rows, expected)
+    np.testing.assert_array_equal(found.scores, scores)
+    np.testing.assert_array_equal(
+        found.ids, np.where(expected < 0, -1, ids[expected])
+    )
 
 
 def _handles(index, **replaced):
