@@ -504,6 +504,20 @@ void TestErrors() {
              "column 10: expected a pair of surrogates, found one alone");
   CheckError(table, "cat8 == '\xC3('",
              "column 10: expected UTF-8, found the byte `\\xc3`");
+  // Overlong forms, surrogates, past U+10FFFF, cut short, out of place.
+  for (const char* bytes :
+       {"\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xED\xA0\x80",
+        "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xC3",
+        "\xE2\x82", "\xF0\x9F\x98", "\x80", "\xFF"}) {
+    const std::string error =
+        table.Rows("cat8 == 'a" + std::string(bytes) + "'");
+    CHECK_THAT(error.find("column 11: expected UTF-8") == 0) << error;
+  }
+  for (const char* bytes :
+       {"\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80",
+        "\xEF\xBF\xBF", "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"}) {
+    CheckRows(table, "cat8 == '" + std::string(bytes) + "'", "");
+  }
   CheckError(table, "\xFF",
              "column 1: expected a name, a value or an operator, found "
              "`\\xff`");

@@ -72,7 +72,8 @@ int64_t RandomStored(Rng& rng, ColumnType type) {
       return type == ColumnType::kUint64 ? -1 - Below(rng, 2)
                                          : range.hi - Below(rng, 2);
     case 2:
-      return static_cast<int64_t>(rng());
+      if (ColumnTypeSize(type) == 8) return static_cast<int64_t>(rng());
+      return range.lo + Below(rng, range.hi - range.lo + 1);
     default:
       return range.lo < 0 ? Below(rng, 16) - 8 : Below(rng, 16);
   }

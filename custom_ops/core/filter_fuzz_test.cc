@@ -888,7 +888,7 @@ void Fuzz(int64_t count, uint64_t seed) {
 }  // namespace lintf
 
 int main(int argc, char** argv) {
-  const int64_t count = argc > 1 ? std::atoll(argv[1]) : 5000;
+  const int64_t count = argc > 1 ? std::atoll(argv[1]) : 20000;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
   lintf::Fuzz(count, seed);
   return lintf::testing::Result();
