@@ -10,19 +10,18 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from lintf.cli import quiet, table
+from lintf.serving.spawn import ServerError, spawned_server
 
 if TYPE_CHECKING:
     from lintf.datasets import MovieLens
@@ -86,39 +85,6 @@ def _build(directory: str) -> None:
             "building the index failed, see above; the same command goes on "
             "where it stopped."
         )
-
-
-def _read_target(process: subprocess.Popen[str], log: IO[str]) -> str:
-    """Waits for the line that says that the server is ready."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        words = line.split()
-        if words[:1] == ["Serving"]:
-            return words[words.index("at") + 1]
-    log.seek(0)
-    raise _DemoError(f"the server did not start:\n{log.read()}")
-
-
-@contextlib.contextmanager
-def _server(directory: str) -> Iterator[str]:
-    """The embedded server as a process; yields its address."""
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            _command(
-                "serve",
-                f"--model_name={_MODEL}",
-                f"--model_base_path={directory}",
-                "--port=0",
-            ),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        try:
-            yield _read_target(process, log)
-        finally:
-            process.terminate()
-            process.communicate()
 
 
 def _history(data: MovieLens, user_id: int) -> list[int]:
@@ -231,7 +197,7 @@ def main(argv: Sequence[str]) -> int:
         if not _has_version(directory):
             _build(directory)
         print("Starting the server.", flush=True)
-        with _server(directory) as target:
+        with spawned_server(directory, _MODEL) as target:
             quiet.import_tensorflow()
             import grpc
 
@@ -246,7 +212,7 @@ def main(argv: Sequence[str]) -> int:
                     f"{error.details()}"
                 ) from error
         _print_next(directory, features)
-    except (_DemoError, ImportError) as error:
+    except (_DemoError, ServerError, ImportError) as error:
         print(f"lintf demo: {error}", file=sys.stderr)
         return 1
     return 0
