@@ -27,11 +27,12 @@ inline int Result() {
 
 // Continues after a failure, so that one run shows them all. The message may
 // be streamed: CHECK_THAT(a == b) << "at row " << row;
-#define CHECK_THAT(condition)                                            \
-  if (condition) {                                                       \
-  } else /* NOLINT */                                                    \
-    (++::lintf::testing::Failures(),                                     \
-     std::cerr << "\n" << __FILE__ << ":" << __LINE__ << ": " #condition \
-                       << " is false. ")
+#define CHECK_THAT(condition)                                                 \
+  if (condition) {                                                            \
+  } else /* NOLINT */                                                         \
+    (++::lintf::testing::Failures(), std::cerr << "\n"                        \
+                                               << __FILE__ << ":" << __LINE__ \
+                                               << ": " #condition             \
+                                               << " is false. ")
 
 #endif  // LINTF_CUSTOM_OPS_CORE_TESTING_H_
