@@ -7,7 +7,7 @@ takes: they are padded.
 
 Examples:
   lintf query --model films --features '{"user_id": 42, "history": [50]}' \\
-      --filter 'year >= 1990 and "Comedy" in genre'
+      --filter 'year >= 1990 and genres == "Comedy"'
   lintf query --model films --embedding '[0.1, 0.9]' --json
   lintf query --model films --lookup '[50, 181]'
   lintf query --model films --stats

@@ -176,25 +176,54 @@ def _make_server(config: Any) -> Server:
     )
 
 
+def _start(server: Server) -> None:
+    server.start()
+    models = ", ".join(
+        f"{name} version {' and '.join(map(str, versions))}"
+        for name, versions in server.models.available().items()
+    )
+    print(
+        f"Serving {models} at {server.target} (gRPC). This is a development "
+        "server: use tensorflow_model_server in production.",
+        flush=True,
+    )
+
+
 def _serve(server: Server) -> None:
-    """Serves until SIGTERM or SIGINT."""
-    # Both signals take the same way out, while loading as well as later.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        server.start()
-        models = ", ".join(
-            f"{name} version {' and '.join(map(str, versions))}"
-            for name, versions in server.models.available().items()
-        )
-        print(
-            f"Serving {models} at {server.target} (gRPC). This is a "
-            "development server: use tensorflow_model_server in production.",
-            flush=True,
-        )
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print("Stopping.", flush=True)
-        server.stop(FLAGS.grace_seconds)
+    """Serves until SIGTERM or SIGINT; raises what `Server.start` does.
+
+    The signals wake the main thread through a pipe. An exception raised by
+    their handlers could come up anywhere, and get lost where none may pass.
+    """
+    signals = (signal.SIGTERM, signal.SIGINT)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    for number in signals:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(wake)
+    failures: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            _start(server)
+        except BaseException as error:
+            failures.append(error)
+            os.write(wake, b"\0")
+
+    starting = threading.Thread(target=start, name="start", daemon=True)
+    starting.start()
+    os.read(woken, 1)
+    # The same signal again ends the process at once.
+    signal.set_wakeup_fd(-1)
+    for number in signals:
+        signal.signal(number, signal.SIG_DFL)
+    if failures:
+        raise failures[0]
+    print("Stopping.", flush=True)
+    if starting.is_alive():
+        server.models.abort()
+        starting.join()
+    server.stop(FLAGS.grace_seconds)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -211,8 +240,9 @@ def main(argv: Sequence[str]) -> int:
         return 1
     try:
         _serve(server)
-    except ServingError as error:
-        print(f"lintf serve: {error.message}", file=sys.stderr)
+    except (ServingError, OSError) as error:
+        text = error.message if isinstance(error, ServingError) else error
+        print(f"lintf serve: {text}", file=sys.stderr)
         server.stop(0.0)
         return 1
     return 0

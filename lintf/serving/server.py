@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 from concurrent import futures
 from typing import Any
 
@@ -52,11 +53,27 @@ class ServerOptions:
     allow_labels_for_unavailable: bool = False
 
 
+def _check_free(options: ServerOptions) -> None:
+    """Raises OSError where the address can't be listened on."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # A server that has just ended does not block its port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise OSError(
+                f"Can't listen on {options.host}:{options.port}: "
+                f"{error.strerror}. Is another server running there? --port 0 "
+                "takes a free port."
+            ) from error
+
+
 class Server:
     """A server in this process: `start`, then `stop`."""
 
     def __init__(self, config: Any, options: ServerOptions) -> None:
-        """Takes the port, so that one in use shows before models load.
+        """Checks the port, so that one in use shows before models load.
 
         Args:
           config: a `ModelServerConfig`.
@@ -67,6 +84,7 @@ class Server:
         """
         self._config = config
         self._enable_warmup = options.enable_warmup
+        self.port = options.port
         self.models = Models(
             self._load_servable,
             options.load_policy,
@@ -90,15 +108,15 @@ class Server:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(self.models), self._grpc_server
         )
+        self._options = options
         host = f"[{options.host}]" if ":" in options.host else options.host
-        address = f"{host}:{options.port}"
-        try:
-            self.port = self._grpc_server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"Can't listen on {address}: {error}") from error
-        if not self.port:
-            raise OSError(f"Can't listen on {address}.")
-        self.target = f"{host}:{self.port}"
+        self._host = host
+        _check_free(options)
+
+    @property
+    def target(self) -> str:
+        """The address for clients, once the server has started."""
+        return f"{self._host}:{self.port}"
 
     def _load_servable(self, path: str) -> Servable:
         servable = Servable(path)
@@ -113,10 +131,18 @@ class Server:
     def start(self) -> None:
         """Loads the models, then answers requests.
 
+        Until then connections are refused, as by a real server.
+
         Raises:
           ServingError: a model did not load, or the config is not valid.
+          OSError: the port was taken meanwhile.
         """
         self.models.reload(self._config)
+        address = f"{self._host}:{self._options.port}"
+        try:
+            self.port = self._grpc_server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"Can't listen on {address}: {error}") from error
         self._grpc_server.start()
 
     def stop(self, grace_s: float) -> None:

@@ -28,6 +28,9 @@ _LOG = logging.getLogger(__name__)
 
 State = get_model_status_pb2.ModelVersionStatus.State
 
+# How long an aborted server waits for a load that it can't interrupt.
+_MAX_LOAD_WAIT_S = 60.0
+
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -250,6 +253,9 @@ class VersionedModel(Generic[ServableT]):
         for entry in entries:
             if entry.servable is not None:
                 entry.servable.close()
+        if self._thread.is_alive():
+            # Ending the process in the middle of a load could crash it.
+            self._thread.join(_MAX_LOAD_WAIT_S)
 
     def _signal_stop(self) -> None:
         with self._changed:
