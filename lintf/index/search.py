@@ -126,9 +126,15 @@ class PortableSearch:
         passing = portable.filter_masks(
             programs, [c.read_value() for c in index.columns], ids
         )
-        scores = tf.where(passing, self._scores(queries), -float("inf"))
+        scores = self._scores(queries)
+        nothing = tf.constant(-float("inf"))
+        scores = tf.where(tf.math.is_nan(scores), nothing, scores)
+        # A score may overflow to -inf; it still goes before all that is
+        # filtered.
+        keys = tf.where(passing, tf.maximum(scores, scores.dtype.min), nothing)
         kept = min(self._k, index.capacity)
-        best, rows = tf.math.top_k(scores, kept)
+        _, rows = tf.math.top_k(keys, kept)
+        best = tf.gather(scores, rows, batch_dims=1)
         num_results = tf.minimum(
             tf.math.count_nonzero(passing, axis=1, dtype=tf.int32), kept
         )
@@ -141,7 +147,6 @@ class PortableSearch:
                 mask = unused[..., tf.newaxis]
             return self._padded(tf.where(mask, empty, picked), empty)
 
-        nothing = tf.constant(-float("inf"))
         values = [
             gathered(
                 index.attributes[name].read_value(),

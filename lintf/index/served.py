@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from lintf import ops
-from lintf.index import columns
+from lintf.index import columns, requests
 from lintf.index.index import Index, IndexState
 from lintf.index.search import NativeSearch, PortableSearch
 
 ALGORITHMS = ("auto", "masked")
 
-# Queries in one request, where requests are batched. What a queue holds,
-# `max_enqueued_batches` of `max_batch_size` queries, limits them further.
-_MAX_REQUEST = 1 << 20
+# `index_stats` answers the same for every probe.
+_MAX_PROBES = 64
 
 Tensors = dict[str, tf.Tensor]
 
@@ -37,6 +37,7 @@ class Batching:
 
     Attributes:
         max_batch_size: Most queries in one batch; a larger request is split.
+            A request that has more queries than all that may wait is refused.
         timeout_micros: How long the first request waits for others.
         num_threads: Batches that may run at once.
         max_enqueued_batches: Batches that may wait; more is UNAVAILABLE.
@@ -77,6 +78,7 @@ class ServedIndex(tf.Module):
         return_attributes: Sequence[str] = (),
         batching: Batching | None = None,
         portable: bool = False,
+        max_request_rows: int = 1024,
         build_id: str = "",
     ):
         """Puts signatures around an index.
@@ -93,6 +95,8 @@ class ServedIndex(tf.Module):
             batching: Batches concurrent requests in the graph, or None.
             portable: Uses stock TensorFlow operations only. Filters then
                 arrive as compiled programs.
+            max_request_rows: Most rows of one request; more is
+                INVALID_ARGUMENT.
             build_id: Names this build in `index_stats`.
 
         Raises:
@@ -103,6 +107,10 @@ class ServedIndex(tf.Module):
         super().__init__()
         if k < 1:
             raise ValueError(f"`k` must be at least 1, got {k}")
+        if max_request_rows < 1:
+            raise ValueError(
+                f"`max_request_rows` must be at least 1, got {max_request_rows}"
+            )
         if algorithm not in ALGORITHMS:
             raise ValueError(
                 f"`algorithm` must be one of {', '.join(ALGORITHMS)}, got "
@@ -125,6 +133,10 @@ class ServedIndex(tf.Module):
         self._portable = portable
         self._build_id = build_id
         self._batching = batching
+        self._max_rows = max_request_rows
+        if batching is not None:
+            room = batching.max_batch_size * batching.max_enqueued_batches
+            self._max_rows = min(max_request_rows, room)
         search = PortableSearch if portable else NativeSearch
         self._search = search(index, k, [a.name for a in self._returned])
         if query_tower is not None:
@@ -157,7 +169,7 @@ class ServedIndex(tf.Module):
             features = dict(self.query_tower.feature_specs)
             signatures["embed_query"] = _signature(
                 lambda **f: {
-                    "query_embedding": self._embed(_checked(f, features))
+                    "query_embedding": self._embed(self._checked(f, features))
                 },
                 features,
             )
@@ -216,6 +228,11 @@ class ServedIndex(tf.Module):
             queries, "`query_embedding` must be finite"
         )
 
+    def _checked(
+        self, inputs: Mapping[str, tf.Tensor], specs: Mapping[str, Any]
+    ) -> Tensors:
+        return requests.checked(inputs, specs, self._max_rows)
+
     def _filter_spec(self) -> dict[str, tf.TensorSpec]:
         if not self._portable:
             return {"filter": tf.TensorSpec([None], tf.string)}
@@ -235,7 +252,7 @@ class ServedIndex(tf.Module):
         """The function behind a retrieve signature."""
 
         def retrieve(**inputs: tf.Tensor) -> Tensors:
-            inputs = _checked(inputs, {**specs, **self._filter_spec()})
+            inputs = self._checked(inputs, {**specs, **self._filter_spec()})
             if self._portable:
                 programs = inputs.pop("filter_program")
                 return self._results(embed(inputs), programs)
@@ -259,7 +276,7 @@ class ServedIndex(tf.Module):
         What a client can get wrong is checked here, on its own request:
         shapes, finiteness and the filter. Programs have a length that depends
         on the request, which batches cannot have, so the batch carries the
-        text and compiles it again (microseconds).
+        text and compiles it again.
         """
         names = sorted(inputs)
         # An assertion on what was compiled: graph optimisation drops an
@@ -295,18 +312,24 @@ class ServedIndex(tf.Module):
             num_batch_threads=options.num_threads,
             # With splitting, this limits a request, and the last allowed size
             # a batch; all sizes are allowed, so that nothing is padded.
-            max_batch_size=max(_MAX_REQUEST, options.max_batch_size),
+            max_batch_size=max(self._max_rows, options.max_batch_size),
             allowed_batch_sizes=list(range(1, options.max_batch_size + 1)),
             batch_timeout_micros=options.timeout_micros,
             max_enqueued_batches=options.max_enqueued_batches,
             enable_large_batch_splitting=True,
             autograph=False,
         )(search)
-        values = batched(filters, *(inputs[name] for name in names))
+        # The scope's name becomes that of the queue, which the signatures of a
+        # model and all models of a process would share otherwise.
+        with tf.name_scope(f"queue_{uuid.uuid4().hex}"):
+            values = batched(filters, *(inputs[name] for name in names))
         # What comes out of a batch has lost its static shape, which clients
-        # are to see in the signature.
+        # are to see in the signature, and of an empty one its rank.
+        rows = tf.shape(filters)[:1]
         return {
-            key: tf.ensure_shape(value, shape)
+            key: tf.ensure_shape(
+                tf.reshape(value, tf.concat([rows, shape[1:]], 0)), shape
+            )
             for key, shape, value in zip(keys, shapes, values, strict=True)
         }
 
@@ -330,7 +353,7 @@ class ServedIndex(tf.Module):
         return tf.ensure_shape(text, ids.shape)
 
     def _lookup(self, **inputs: tf.Tensor) -> Tensors:
-        ids = _checked(inputs, self._id_spec())["id"]
+        ids = self._checked(inputs, self._id_spec())["id"]
         if self.index.schema.id_dtype == "string":
             ids = columns.fingerprint_tensor(ids)
         found = self._search.lookup(ids)
@@ -344,7 +367,8 @@ class ServedIndex(tf.Module):
         return results
 
     def _index_stats(self, **inputs: tf.Tensor) -> Tensors:
-        probe = _checked(inputs, {"probe": tf.TensorSpec([None], tf.int64)})
+        spec = {"probe": tf.TensorSpec([None], tf.int64)}
+        probe = requests.checked(inputs, spec, _MAX_PROBES)
         batch = tf.shape(probe["probe"])[0]
         num_rows, live_rows = self._search.counts()
         index = self.index
@@ -360,16 +384,6 @@ class ServedIndex(tf.Module):
         offsets = index.log_offsets.read_value()
         stats["log_offsets"] = tf.tile(offsets[tf.newaxis], [batch, 1])
         return stats
-
-
-def _checked(
-    inputs: Mapping[str, tf.Tensor], specs: Mapping[str, tf.TensorSpec]
-) -> Tensors:
-    """Holds a request to the signature's shapes, which servers do not."""
-    return {
-        name: tf.ensure_shape(inputs[name], spec.shape)
-        for name, spec in specs.items()
-    }
 
 
 def _signature(

@@ -226,7 +226,7 @@ def test_requests_that_break_the_contract_are_refused():
     assert call["retrieve"](**good)["ids"].shape == [2, K]
     for change, message in [
         ({"filter": tf.constant(["", "year >"])}, r"filter\[1\]"),
-        ({"filter": tf.constant([""])}, ""),
+        ({"filter": tf.constant([""])}, "as many rows"),
         ({"weight": tf.constant([1.0, np.nan])}, "nan"),
     ]:
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
@@ -241,14 +241,23 @@ def test_batching_mixes_requests_and_keeps_errors_apart():
         batching=Batching(max_batch_size=16, timeout_micros=20_000),
         return_attributes=["year"],
     )
-    call = served.signatures()["retrieve"]
+    # Two signatures of one model, whose queues must stay apart.
+    calls = served.signatures()
     plain = ServedIndex(
         served.index, served.query_tower, k=K, return_attributes=["year"]
-    ).signatures()["retrieve"]
+    ).signatures()
     rng = np.random.default_rng(8)
     requests, answers = [], {}
     for i in range(24):
         size = int(rng.integers(1, 6))
+        if i % 3 == 2 and i not in (5, 9):
+            requests.append(
+                {
+                    "query_embedding": tf.constant(QUERIES[i : i + size]),
+                    "filter": tf.fill([size], FILTER),
+                }
+            )
+            continue
         requests.append(
             {
                 "history": tf.constant(rng.integers(0, 50, (size, 4))),
@@ -259,9 +268,13 @@ def test_batching_mixes_requests_and_keeps_errors_apart():
             }
         )
 
+    def signature(i):
+        by_embedding = "query_embedding" in requests[i]
+        return "retrieve_by_embedding" if by_embedding else "retrieve"
+
     def ask(i):
         try:
-            answers[i] = call(**requests[i])
+            answers[i] = calls[signature(i)](**requests[i])
         except tf.errors.InvalidArgumentError as error:
             answers[i] = error
 
@@ -274,12 +287,12 @@ def test_batching_mixes_requests_and_keeps_errors_apart():
         if i in (5, 9):
             assert isinstance(answers[i], tf.errors.InvalidArgumentError)
             continue
-        expected = plain(**request)
+        expected = plain[signature(i)](**request)
         np.testing.assert_array_equal(answers[i]["ids"], expected["ids"])
         np.testing.assert_allclose(
             answers[i]["scores"], expected["scores"], atol=1e-5
         )
-        assert answers[i]["ids"].shape == [len(request["weight"]), K]
+        assert answers[i]["ids"].shape == [len(request["filter"]), K]
 
 
 _FRESH = """
