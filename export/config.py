@@ -191,15 +191,20 @@ class RetrieveConfig:
         k: Results a query.
         algorithm: "auto" picks by the batch and the filter.
         return_attributes: Come back with the results.
+        max_request_rows: Most rows of one request.
     """
 
     k: int = 100
     algorithm: Literal["auto", "masked"] = "auto"
     return_attributes: tuple[str, ...] = ()
+    max_request_rows: int = 1024
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"`k` must be at least 1, got {self.k}")
+        for name in ("k", "max_request_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1, got {getattr(self, name)}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -209,6 +209,7 @@ def _save(
         return_attributes=config.retrieve.return_attributes,
         batching=batching,
         portable=request.ops == "portable",
+        max_request_rows=config.retrieve.max_request_rows,
         build_id=build_id,
     )
     served.save(path)
