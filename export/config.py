@@ -183,6 +183,10 @@ class AttributeConfig:
         return self.column or self.name
 
 
+# What warm-up and verification ask in one request.
+_LEAST_REQUEST_ROWS = 64
+
+
 @dataclasses.dataclass(frozen=True)
 class RetrieveConfig:
     """What a retrieval returns.
@@ -200,11 +204,13 @@ class RetrieveConfig:
     max_request_rows: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("k", "max_request_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"`{name}` must be at least 1, got {getattr(self, name)}"
-                )
+        if self.k < 1:
+            raise ValueError(f"`k` must be at least 1, got {self.k}")
+        if self.max_request_rows < _LEAST_REQUEST_ROWS:
+            raise ValueError(
+                f"`max_request_rows` must be at least {_LEAST_REQUEST_ROWS}, "
+                f"got {self.max_request_rows}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +237,12 @@ class BatchingConfig:
                     f"`{field.name}` must be at least {least}, got "
                     f"{getattr(self, field.name)}"
                 )
+        room = self.max_batch_size * self.max_enqueued_batches
+        if room < _LEAST_REQUEST_ROWS:
+            raise ValueError(
+                "`max_batch_size` times `max_enqueued_batches` must be at "
+                f"least {_LEAST_REQUEST_ROWS}, got {room}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
