@@ -144,6 +144,8 @@ class Items:
             }
             yield ItemBatch(position, ids, embeddings, attributes, features)
             position += count
+        if position == 0:
+            raise _no_items(self.source)
         if self._embedding_file is not None and position < len(
             self._embedding_file
         ):
@@ -317,8 +319,6 @@ def scan(items: Items, config: JobConfig) -> Scan:
         for one in gathered:
             one.add(batch.attributes[one.config.name], batch.start)
         rows += len(batch)
-    if rows == 0:
-        raise ItemsError(f"{items.source.name}: expected items, got none")
     seen.finish()
     if dim == 0:
         raise ItemsError(
@@ -489,12 +489,18 @@ def _open_embeddings(path: pathlib.Path, source: Source) -> np.ndarray:
             f"{list(array.shape)}, dtype {array.dtype}"
         )
     rows = source.num_rows
+    if rows == 0:
+        raise _no_items(source)
     if rows is not None and rows != len(array):
         raise ItemsError(
             f"{path}: expected one row an item, got {len(array)} rows for "
             f"{rows} items of {source.name}"
         )
     return array
+
+
+def _no_items(source: Source) -> ItemsError:
+    return ItemsError(f"{source.name} holds no items, expected at least one")
 
 
 def _without_missing(config: AttributeConfig, values: Values) -> Values:

@@ -448,11 +448,28 @@ def test_files_and_columns_that_are_not_there(tmp_path):
         Items(config)
 
 
-def test_no_items(tmp_path):
-    path = tmp_path / "none.csv"
-    path.write_text("key,vector\n")
-    config = make_config(path, attributes=[])
-    with pytest.raises(ItemsError, match="expected items, got none"):
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("given", ["column", "path"])
+def test_no_items(tmp_path, form, given):
+    path = tmp_path / f"none.{form}"
+    if form == "csv":
+        path.write_text("key,vector\n")
+    else:
+        empty = pa.array([], pa.list_(pa.float32()))
+        key = pa.array([], pa.int64())
+        pq.write_table(pa.table({"key": key, "vector": empty}), path)
+    np.save(tmp_path / "vectors.npy", VECTORS[:4])
+    where = {"column": "vector", "path": str(tmp_path / "vectors.npy")}
+    config = make_config(
+        path,
+        attributes=[],
+        items={
+            "path": str(path),
+            "id": "key",
+            "embedding": {given: where[given]},
+        },
+    )
+    with pytest.raises(ItemsError, match=f"{path} holds no items"):
         scan(Items(config), config)
 
 
