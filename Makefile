@@ -29,7 +29,7 @@ CORE_CMAKE := -G Ninja -S . -DLINTF_BUILD_OPS=OFF -DLINTF_BUILD_TESTS=ON \
   -DLINTF_WERROR=ON
 CTEST := --output-on-failure --no-tests=error --parallel $(JOBS)
 
-.PHONY: help demo test core-test lib lint format eval bench bazel-test \
+.PHONY: help demo test slow-test core-test lib lint format eval bench bazel-test \
   sanitize clean distclean
 
 help:  ## List the targets
@@ -41,6 +41,9 @@ demo: $(STAMPS)/lintf $(STAMPS)/data  ## Train, index, serve, recommend films
 
 test: core-test $(STAMPS)/lintf $(STAMPS)/data  ## Run the C++ and Python tests
 	$(BIN)/python -m pytest tests $(ARGS)
+
+slow-test: $(STAMPS)/lintf $(STAMPS)/data  ## Run the tests that take minutes
+	$(BIN)/python -m pytest tests -m slow $(ARGS)
 
 core-test: $(STAMPS)/venv  ## Run the C++ tests alone
 	@cmake $(CORE_CMAKE) -B build/core > /dev/null
