@@ -29,8 +29,8 @@ CORE_CMAKE := -G Ninja -S . -DLINTF_BUILD_OPS=OFF -DLINTF_BUILD_TESTS=ON \
   -DLINTF_WERROR=ON
 CTEST := --output-on-failure --no-tests=error --parallel $(JOBS)
 
-.PHONY: help demo test slow-test core-test lib lint format eval bench bazel-test \
-  sanitize clean distclean
+.PHONY: help demo test slow-test core-test lib lint format eval bench \
+  bazel-test sanitize clean distclean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) \
