@@ -14,6 +14,8 @@ execute_process(
   ERROR_VARIABLE _tensorflow_error
   OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_STRIP_TRAILING_WHITESPACE
   RESULT_VARIABLE _tensorflow_result)
+# A semicolon would split the message where it is passed on.
+string(REPLACE ";" "," _tensorflow_error "${_tensorflow_error}")
 set(TensorFlow_DIR "")
 if(_tensorflow_result EQUAL 0)
   string(REPLACE "\n" ";" _tensorflow_found "${_tensorflow_found}")
