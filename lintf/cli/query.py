@@ -16,6 +16,7 @@ Examples:
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,7 @@ flags.DEFINE_float(
     flag_values=FLAGS,
 )
 
+_FILTERED = ("features", "embedding")
 _MODES = ("features", "embedding", "lookup", "stats")
 
 
@@ -100,7 +102,31 @@ def _mode() -> str:
             "exactly one of --features, --embedding, --lookup and --stats "
             f"must be given, got {' and '.join(given) or 'none'}."
         )
+    if FLAGS.filter and given[0] not in _FILTERED:
+        raise ValueError(
+            f"--filter goes with --features or --embedding, got it with "
+            f"--{given[0]}, which searches nothing."
+        )
     return given[0]
+
+
+def _is_embedding(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(number, int | float) and not isinstance(number, bool)
+        for number in value
+    )
+
+
+def _value(mode: str) -> Any:
+    """The question's JSON value, of the form that the mode takes."""
+    value = _parse(mode)
+    if mode == "features" and not isinstance(value, Mapping):
+        expected = "a JSON object"
+    elif mode == "embedding" and not _is_embedding(value):
+        expected = "a JSON list of numbers"
+    else:
+        return value
+    raise ValueError(f"--{mode} must be {expected}, got {json.dumps(value)}.")
 
 
 def _ask(client: Client, mode: str) -> list[dict[str, Any]]:
@@ -118,25 +144,38 @@ def _ask(client: Client, mode: str) -> list[dict[str, Any]]:
                 "build_id": stats.build_id,
             }
         ]
-    value = _parse(mode)
+    value = _value(mode)
     if mode == "lookup":
         ids = value if isinstance(value, list) else [value]
         found = client.lookup(ids)
+
+        def embedding(row: int) -> Any:
+            return found.embedding[row].tolist() if found.found[row] else None
+
         return [
             {
                 "id": ids[i],
                 "found": bool(found.found[i]),
                 **found.attributes_of(i),
+                # Too long for a table.
+                **({"embedding": embedding(i)} if FLAGS.json else {}),
             }
             for i in range(len(ids))
         ]
     if mode == "embedding":
         return list(client.retrieve_by_embedding(value, FLAGS.filter).rows())
-    if not isinstance(value, Mapping):
-        raise ValueError(
-            f"--features must be a JSON object, got {json.dumps(value)}."
-        )
     return list(client.retrieve(value, FLAGS.filter).rows())
+
+
+def _json(value: Any) -> Any:
+    """The value with null for the numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _json(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_json(part) for part in value]
+    return value
 
 
 def main(argv: Sequence[str]) -> int:
@@ -146,7 +185,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         mode = _mode()
         if mode != "stats":
-            _parse(mode)
+            _value(mode)
     except ValueError as error:
         print(f"lintf query: {error}", file=sys.stderr)
         return 2
@@ -176,7 +215,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     if FLAGS.json:
         for row in rows:
-            print(json.dumps(row))
+            print(json.dumps(_json(row), allow_nan=False))
     elif rows:
         print(table.render(rows))
     else:

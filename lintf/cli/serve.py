@@ -113,12 +113,16 @@ flags.DEFINE_float(
 )
 
 
+class _UsageError(ValueError):
+    """The flags do not say what to serve."""
+
+
 def _read_config() -> Any:
     """The ModelServerConfig that the flags ask for; ValueError says why not."""
     # Importing TensorFlow takes seconds: what can be checked is checked first.
     base_path, config_file = FLAGS.model_base_path, FLAGS.model_config_file
     if bool(base_path) == bool(config_file):
-        raise ValueError(
+        raise _UsageError(
             "exactly one of --model_base_path and --model_config_file must "
             f"be given, got {'both' if base_path else 'none'}."
         )
@@ -237,7 +241,7 @@ def main(argv: Sequence[str]) -> int:
         server = _make_server(config)
     except (ValueError, OSError, ImportError) as error:
         print(f"lintf serve: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, _UsageError) else 1
     try:
         _serve(server)
     except (ServingError, OSError) as error:

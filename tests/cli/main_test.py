@@ -67,14 +67,32 @@ def test_help_of_a_command(capsys, command):
         (["serve", "models"], "unexpected argument 'models'"),
         (["query", "--features={}", "--stats"], "features and stats"),
         (["query"], "got none"),
+        (["serve"], "got none"),
+        (["serve", "--model_base_path=a", "--model_config_file=b"], "got both"),
+        (["query", "--lookup=[1]", "--filter=a == 1"], "got it with --lookup"),
+        (["query", "--stats", "--filter=a == 1"], "got it with --stats"),
+        (["query", '--embedding="abc"'], "must be a JSON list of numbers"),
+        (["query", "--embedding=[[1.0]]"], "must be a JSON list of numbers"),
+        (["query", "--embedding=[1, true]"], "must be a JSON list of numbers"),
+        (["query", "--features=[1]"], "must be a JSON object, got [1]"),
+        (["build-index"], "--config is required"),
+        (
+            ["build-index", "--config=/nowhere.yaml", "--output_dir=m"],
+            "cannot read the config",
+        ),
         (["query", "--features={'a': 1}"], "--features must be JSON"),
     ],
 )
 def test_wrong_flags(capsys, arguments, text):
-    assert main.main(arguments) in (1, 2)
+    assert main.main(arguments) == 2
     error = capsys.readouterr().err
     assert text in error
-    assert error.startswith(f"lintf {arguments[0]}: ")
+    assert error.startswith((f"lintf {arguments[0]}: ", f"{arguments[0]}: "))
+
+
+def test_a_directory_that_is_not_there_is_a_failure(capsys):
+    assert main.main(["serve", "--model_base_path=/nowhere"]) == 1
+    assert "must be a directory" in capsys.readouterr().err
 
 
 def test_help_does_not_import_tensorflow():

@@ -5,8 +5,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+
 from lintf.cli import main, table
-from lintf.serving.client import Client
+from lintf.serving.client import Client, LookupResult, RetrieveResult
 from tests.serving.servers import free_port
 
 FEATURES = '{"user_id": 3, "history": [1, 2], "gender": "F"}'
@@ -61,6 +63,66 @@ def test_no_server(capsys):
     )
     assert status == 1
     assert "answered UNAVAILABLE" in capsys.readouterr().err
+
+
+class FakeClient:
+    """Answers with values that JSON has no number for."""
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def retrieve_by_embedding(self, embedding, filter):
+        return RetrieveResult(
+            ids=np.array([[3, 4, 5, -1]]),
+            scores=np.array([[np.inf, 1.5, -np.inf, -np.inf]], np.float32),
+            num_results=np.array([3], np.int32),
+            attributes={"price": np.array([[2.5, np.inf, np.nan, np.nan]])},
+            version=1,
+        )
+
+    def lookup(self, ids):
+        return LookupResult(
+            found=np.array([True, False]),
+            embedding=np.array([[0.5, -2], [0, 0]], np.float32),
+            attributes={"price": np.array([2.5, np.nan])},
+            version=1,
+        )
+
+
+def _refuse_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def _fake_json(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr("lintf.serving.client.Client", FakeClient)
+    assert main.main(["query", *arguments, "--json"]) == 0
+    return [
+        json.loads(line, parse_constant=_refuse_constant)
+        for line in capsys.readouterr().out.splitlines()
+    ]
+
+
+def test_json_has_null_for_infinities(capsys, monkeypatch):
+    assert _fake_json(capsys, monkeypatch, "--embedding=[1e30]") == [
+        {"id": 3, "score": None, "price": 2.5},
+        {"id": 4, "score": 1.5, "price": None},
+        {"id": 5, "score": None, "price": None},
+    ]
+
+
+def test_json_of_a_lookup_has_the_embedding(capsys, monkeypatch):
+    assert _fake_json(capsys, monkeypatch, "--lookup=[7, 8]") == [
+        {"id": 7, "found": True, "price": 2.5, "embedding": [0.5, -2.0]},
+        {"id": 8, "found": False, "price": None, "embedding": None},
+    ]
+    assert main.main(["query", "--lookup=[7, 8]", "--nojson"]) == 0
+    assert "embedding" not in capsys.readouterr().out
 
 
 def test_inspect(toy_base_path):
