@@ -148,7 +148,8 @@ def main(argv: Sequence[str]) -> int:
         argv: The program's name, then flags.
 
     Returns:
-        The exit status: 0, or 1 after a message on stderr, 2 for bad flags.
+        The exit status: 0; after a message on stderr, 2 for wrong flags or a
+        wrong config, else 1.
     """
     parsed = _make_flags()
     if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
@@ -178,10 +179,33 @@ def main(argv: Sequence[str]) -> int:
             version=values["version"],
             ops=values["ops"],
         )
+    except ConfigError as error:
+        print(f"build-index: {error}", file=sys.stderr)
+        return 2
     except (ValueError, JobError, ImportError) as error:
         print(f"build-index: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        first = str(error).strip().split("\n")[0] or "no memory is left"
+        print(
+            f"build-index: out of memory: {first}; lower index.capacity, "
+            "retrieve.k or fill.batch_size, or use a larger machine",
+            file=sys.stderr,
+        )
+        return 1
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    # What raises it has imported TensorFlow; wrong flags need not wait for it.
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(
+        error, tensorflow.errors.ResourceExhaustedError
+    )
 
 
 if __name__ == "__main__":

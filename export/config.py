@@ -17,6 +17,10 @@ from lintf.index.schema import FilterLimits, check_attribute_name
 
 ROW_NUMBERS = "@row"
 
+# A result takes 12 bytes and more a slot, used or not: with this many, one
+# query's take about a gigabyte.
+MAX_K = 50_000_000
+
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 
@@ -206,6 +210,8 @@ class RetrieveConfig:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"`k` must be at least 1, got {self.k}")
+        if self.k > MAX_K:
+            raise ValueError(f"`k` must be at most {MAX_K}, got {self.k}")
         if self.max_request_rows < _LEAST_REQUEST_ROWS:
             raise ValueError(
                 f"`max_request_rows` must be at least {_LEAST_REQUEST_ROWS}, "

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 import lintf
-from export import publish, towers, workdir
+from export import memory, publish, towers, workdir
 from export.config import JobConfig
 from export.errors import JobError
 from export.fill import OnEvent, fill
@@ -85,13 +85,20 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
         _say(f"Nothing to do: {published} is build {build_id} already")
         work.finish(identity)
         return published
+    capacity = _capacity(request, found)
+    # Before hours of training; its dimension is at least 1.
+    memory.check(_schema(config, found, found.dim or 1), capacity)
     work.claim(identity)
     if config.trains:
         _say("Training the towers")
         prepared, query_tower, item_tower = _towers(config, work, items)
     on_event("towers")
 
-    index = _new_index(request, found, item_tower)
+    dim = found.dim if item_tower is None else item_tower.dim
+    assert dim is not None
+    schema = _schema(config, found, dim)
+    memory.check(schema, capacity)
+    index = Index(schema, capacity)
     logs = work.tensorboard / build_id[:8]
     _say(
         f"Filling the index: {found.num_rows:,} items, "
@@ -160,12 +167,9 @@ def _published(request: Request, build_id: str) -> pathlib.Path | None:
     raise JobError(publish.version_taken(target))
 
 
-def _new_index(
-    request: Request, found: Scan, item_tower: towers.LoadedTower | None
-) -> Index:
+def _capacity(request: Request, found: Scan) -> int:
+    """The rows to allocate."""
     config = request.config
-    dim = found.dim if item_tower is None else item_tower.dim
-    assert dim is not None
     capacity = config.index.capacity or found.num_rows
     if capacity < found.num_rows:
         raise JobError(
@@ -178,14 +182,17 @@ def _new_index(
             f"of items, {found.num_rows:,}, not {capacity:,}"
         )
         capacity = found.num_rows
-    schema = IndexSchema(
+    return capacity
+
+
+def _schema(config: JobConfig, found: Scan, dim: int) -> IndexSchema:
+    return IndexSchema(
         dim=dim,
         metric=config.index.metric,
         id_dtype=config.index.id_dtype,
         attributes=found.attributes,
         limits=config.filter_limits.limits(),
     )
-    return Index(schema, capacity)
 
 
 def _save(

@@ -69,6 +69,10 @@ def test_shipped_configs_load(name):
         ({"retrieve": {"k": True}}, r"retrieve\.k: expected an integer"),
         ({"retrieve": {"k": 0}}, "retrieve: `k` must be at least 1, got 0"),
         (
+            {"retrieve": {"k": 10**11}},
+            "retrieve: `k` must be at most 50000000, got 100000000000",
+        ),
+        (
             {"retrieve": {"algorithm": "maskd"}},
             r"retrieve\.algorithm: expected one of auto, masked, got 'maskd'"
             "; did you mean 'masked'?",

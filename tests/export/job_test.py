@@ -269,6 +269,12 @@ def test_saved_towers(tmp_path):
     [
         ({"index": {"capacity": 10}}, "index.capacity: expected at least 60"),
         (
+            {"index": {"capacity": 10**12}},
+            # int64 ids, 4 float32, and attributes of 1, 1, 2, 4 and 1 bytes.
+            r"1,000,000,000,000 rows of 33 bytes take 33,000\.0 GB, but .* GB "
+            "of memory are available",
+        ),
+        (
             {
                 "towers": {"query": {"path": "absent"}},
             },
@@ -292,8 +298,8 @@ def test_command_line_errors(tmp_path, capfd):
         ([f"--config={config}", out, "--ops=gpu"], 2, "--ops"),
         ([f"--config={config}", out, "stray"], 2, "got 'stray'"),
         ([f"--config={config}", out, "--nope=1"], 2, "nope"),
-        ([f"--config={config}x", out], 1, "cannot read the config"),
-        ([f"--config={config}", out, "--set=a=1"], 1, "a: no such key"),
+        ([f"--config={config}x", out], 2, "cannot read the config"),
+        ([f"--config={config}", out, "--set=a=1"], 2, "a: no such key"),
         (
             [f"--config={config}", out, "--set=items.path=x.csv"],
             1,
@@ -301,7 +307,7 @@ def test_command_line_errors(tmp_path, capfd):
         ),
         (
             [f"--config={config}", f"--output_dir={tmp_path}/7"],
-            1,
+            2,
             "is a number, as versions are",
         ),
     ]:
@@ -309,6 +315,24 @@ def test_command_line_errors(tmp_path, capfd):
         assert message in capfd.readouterr().err
     assert build_index.main(["build-index", "--help"]) == 0
     assert "--work_dir" in capfd.readouterr().out
+
+
+def test_running_out_of_memory_is_one_line(tmp_path, capfd, monkeypatch):
+    def exhaust(request):
+        tf.fill([10**6, 10**6, 10], 0.0)
+
+    monkeypatch.setattr(job, "run_job", exhaust)
+    arguments = [
+        "build-index",
+        f"--config={jobs.write_job(tmp_path)}",
+        f"--output_dir={tmp_path / 'm'}",
+    ]
+    assert build_index.main(arguments) == 1
+    lines = capfd.readouterr().err.splitlines()
+    (line,) = [t for t in lines if t.startswith("build-index: ")]
+    assert line.startswith("build-index: out of memory: ")
+    assert "lower index.capacity" in line
+    assert not any("Traceback" in t for t in lines)
 
 
 class Interrupted(Exception):

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an index fits into this machine, asked before it is allocated."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from export.errors import JobError
+from lintf.index.schema import IndexSchema
+
+_MEMINFO = pathlib.Path("/proc/meminfo")
+_GB = 10**9
+
+
+def row_bytes(schema: IndexSchema) -> int:
+    """Bytes of one row: its id, embedding and attributes.
+
+    >>> row_bytes(IndexSchema(dim=4))
+    24
+    """
+    attributes = sum(
+        np.dtype(a.dtype).itemsize * a.width for a in schema.attributes
+    )
+    ids, embedding = 8, 4 * schema.dim
+    return ids + embedding + attributes
+
+
+def available_bytes() -> int | None:
+    """Memory that can be taken without swapping; None if nobody tells."""
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def check(schema: IndexSchema, capacity: int) -> None:
+    """Refuses an index that is larger than the available memory.
+
+    Raises:
+        JobError: It is; the message has the sizes.
+    """
+    needed, available = capacity * row_bytes(schema), available_bytes()
+    if available is not None and needed > available:
+        raise JobError(
+            f"index.capacity: {capacity:,} rows of {row_bytes(schema)} bytes "
+            f"take {needed / _GB:,.1f} GB, but {available / _GB:,.1f} GB of "
+            "memory are available; lower it, or use a larger machine"
+        )
