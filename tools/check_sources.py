@@ -17,8 +17,8 @@ _PROSE = {".md"}
 # A comment for a linter must stand at the end of the line that it is about.
 _PRAGMA = re.compile(r"  # (type: ignore|noqa)\b.*$")
 _OTHER = {".toml", ".yaml", ".txt", ".in", ".config"}
-# Another project's text, data, and expected output.
-_SKIPPED = ("LICENSE", "tests/testdata/")
+# Another project's text, data, and what programs write.
+_SKIPPED = ("LICENSE", "tests/testdata/", "benchmarks/results/")
 
 
 def _files() -> list[pathlib.Path]:
