@@ -19,8 +19,10 @@
 
 namespace lintf {
 
-// Rows that kernels may fetch ahead past the end of a list.
-inline constexpr int kLookahead = 32;
+// How far ahead of the row at hand kernels fetch rows, and how many rows past
+// the end of a list they may fetch (the distance and up to two blocks more).
+inline constexpr int kFetchDistance = 32;
+inline constexpr int kLookahead = 64;
 
 // Rows to score, in ascending order.
 struct KnnRows {
@@ -54,10 +56,6 @@ struct RowLanesCall {
   int num_queries = 0;     // 1 to kMaxSharedQueries
   int64_t first_slot = 0;  // of the collector, one slot a query
   KnnRows rows;
-  // Rows to fetch into the cache meanwhile, so many for each `lanes` rows.
-  const float* const* fetch = nullptr;
-  const float* const* fetch_end = nullptr;
-  int64_t fetch_per_block = 0;
 };
 
 inline constexpr int64_t kQueryPadding = 16;
@@ -65,8 +63,8 @@ inline constexpr int kMaxSharedQueries = 8;
 // Upper limit of vectors * lanes.
 inline constexpr int kMaxLanes = 64;
 
-// Costs in arbitrary units of time for each row and dimension, of rows that
-// are in the L2 cache; they steer the choice of layout.
+// Costs in nanoseconds for each row and dimension, as measured from end to
+// end where memory takes its share; they steer the choice of layout.
 struct KnnCosts {
   float query_lanes_vector;  // one vector of queries
   float row_lanes_row;       // transposing
@@ -76,9 +74,9 @@ struct KnnCosts {
 struct KnnKernels {
   int lanes;        // queries in a vector
   int max_vectors;  // of a QueryLanesCall
-  // Rows are handled this many at a time; counts that are a multiple of it
-  // waste nothing.
-  int row_granularity;
+  // Query lanes take rows in blocks of a size that divides this one (row lanes
+  // in blocks of `lanes`); part of a block costs as much as a whole one.
+  int query_lanes_rows;
   KnnCosts costs;
   void (*query_lanes)(const QueryLanesCall& call, TopKCollector* collector);
   void (*row_lanes)(const RowLanesCall& call, TopKCollector* collector);

@@ -19,8 +19,8 @@ constexpr int kLanes = 8;
 constexpr int kMaxVectors = 2;
 // 12 sums leave 4 registers for operands and hide the latency of the FMAs.
 constexpr int RowsOf(int vectors) { return 12 / vectors; }
-constexpr int kRowGranularity = 24;
-constexpr KnnCosts kCosts = {0.5f, 0.3f, 0.065f};
+constexpr int kQueryLanesRows = 24;
+constexpr KnnCosts kCosts = {0.30f, 0.25f, 0.03f};
 
 LINTF_SIMD Vec Zero() { return _mm256_setzero_ps(); }
 LINTF_SIMD Vec Load(const float* p) { return _mm256_loadu_ps(p); }

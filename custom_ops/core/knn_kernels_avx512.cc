@@ -26,8 +26,8 @@ constexpr int kLanes = 16;
 constexpr int kMaxVectors = 4;
 // 24 sums leave 8 registers for operands and hide the latency of the FMAs.
 constexpr int RowsOf(int vectors) { return vectors == 1 ? 12 : 24 / vectors; }
-constexpr int kRowGranularity = 48;
-constexpr KnnCosts kCosts = {0.25f, 0.11f, 0.02f};
+constexpr int kQueryLanesRows = 48;
+constexpr KnnCosts kCosts = {0.40f, 0.25f, 0.02f};
 
 LINTF_SIMD Vec Zero() { return _mm512_setzero_ps(); }
 LINTF_SIMD Vec Load(const float* p) { return _mm512_loadu_ps(p); }

@@ -157,8 +157,8 @@ const KnnKernels* PlainKnnKernels() {
   static const KnnKernels kernels = {
       /*lanes=*/kLanes,
       /*max_vectors=*/1,
-      /*row_granularity=*/kLanes,
-      /*costs=*/{1.0f, 0.0f, 0.2f},
+      /*query_lanes_rows=*/1,
+      /*costs=*/{8.0f, 0.0f, 1.0f},
       QueryLanes,
       RowLanes,
       CountBits,

@@ -12,7 +12,7 @@
 //   RowsOf(vectors)      rows of a block of query lanes
 //   AppendDenseWord(word, base, rows): as append_rows does, for one word with
 //       more than kSparseWord bits
-//   kMaxVectors, kRowGranularity, kCosts
+//   kMaxVectors, kQueryLanesRows, kCosts
 #ifndef LINTF_CUSTOM_OPS_CORE_KNN_KERNELS_SIMD_H_
 #define LINTF_CUSTOM_OPS_CORE_KNN_KERNELS_SIMD_H_
 
@@ -33,8 +33,12 @@ LINTF_SIMD Vec Finish(Vec sum) {
 
 constexpr int kLineFloats = 16;  // in a cache line
 
-LINTF_SIMD void Prefetch(const float* p) {
+LINTF_SIMD void FetchToL1(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+
+LINTF_SIMD void FetchToL2(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 
 // Adds dimension `d` of each row.
@@ -79,16 +83,15 @@ LINTF_SIMD_ENTRY void QueryLanesOf(const QueryLanesCall& call,
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sums[r][v] = Zero();
     }
-    // A cache line of each row at a time, while the same line of a row of the
-    // next block is fetched. The fetches are spread out, as only few can be
-    // under way.
-    const float* const* const next = call.rows.data + first + kRows;
+    // A cache line of each row at a time, while the same line of a row ahead
+    // is fetched. The fetches are spread out, as only few can be under way.
+    const float* const* const next = call.rows.data + first + kFetchDistance;
     const float* packed = call.packed;
     int64_t d = 0;
     for (; d + kLineFloats <= dim; d += kLineFloats) {
 #pragma GCC unroll 16
       for (int i = 0; i < kLineFloats; ++i) {
-        if (i < kRows) Prefetch(next[i] + d);
+        if (i < kRows) FetchToL2(next[i] + d);
         AccumulateQueries<kMetric, kRows, kVectors>(packed, rows, i, sums);
         packed += kVectors * kLanes;
       }
@@ -97,7 +100,7 @@ LINTF_SIMD_ENTRY void QueryLanesOf(const QueryLanesCall& call,
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      if (d < dim) Prefetch(next[r] + d);
+      if (d < dim) FetchToL2(next[r] + d);
     }
     for (; d < dim; ++d) {
       AccumulateQueries<kMetric, kRows, kVectors>(packed, rows, 0, sums);
@@ -146,6 +149,11 @@ LINTF_SIMD void AccumulateRows(const float* const* rows, int64_t row_d,
   }
 }
 
+// Row lanes are bound by memory, not arithmetic, and fetch into L1. Query lanes
+// fetch into L2: their fetches would wait for L1's few fill buffers and hold up
+// the arithmetic.
+constexpr int kRowsAhead = 16;
+
 // Row lanes: blocks of kLanes rows by kQueries queries.
 template <Metric kMetric, int kQueries>
 LINTF_SIMD_ENTRY void RowLanesOf(const RowLanesCall& call,
@@ -155,7 +163,6 @@ LINTF_SIMD_ENTRY void RowLanesOf(const RowLanesCall& call,
   const int64_t count = call.rows.count;
   const int64_t whole = dim / kLanes * kLanes;
   const int64_t tail = dim - whole;
-  const float* const* fetch = call.fetch;
   for (int64_t first = 0; first < count; first += kLanes) {
     const int64_t block = count - first < kLanes ? count - first : kLanes;
     const float* padded[kLanes];
@@ -166,32 +173,30 @@ LINTF_SIMD_ENTRY void RowLanesOf(const RowLanesCall& call,
       }
       rows = padded;
     }
-    const int64_t fetches = call.fetch_end - fetch < call.fetch_per_block
-                                ? call.fetch_end - fetch
-                                : call.fetch_per_block;
+    const float* const* const next = call.rows.data + first + kRowsAhead;
     Vec sums[kQueries];
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) sums[q] = Zero();
     for (int64_t d = 0; d < whole; d += kLanes) {
       if (d % kLineFloats == 0) {
-        for (int64_t i = 0; i < fetches; ++i) Prefetch(fetch[i] + d);
+#pragma GCC unroll 16
+        for (int r = 0; r < kLanes; ++r) FetchToL1(next[r] + d);
       }
       AccumulateRows<kMetric, kQueries>(rows, d, call.queries,
                                         call.query_stride, d, sums);
     }
     if (tail != 0) {
       // Zeros in both the rows and the queries leave the sums as they are.
-      for (int64_t i = 0; i < fetches; ++i) Prefetch(fetch[i] + whole);
       alignas(64) float tails[kLanes][kLanes];
       const float* tail_rows[kLanes];
       for (int r = 0; r < kLanes; ++r) {
+        FetchToL1(next[r] + whole);
         CopyTail(rows[r] + whole, tail, tails[r]);
         tail_rows[r] = tails[r];
       }
       AccumulateRows<kMetric, kQueries>(tail_rows, 0, call.queries,
                                         call.query_stride, whole, sums);
     }
-    fetch += fetches;
     const uint32_t valid = (uint32_t{1} << block) - 1;
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
@@ -285,7 +290,7 @@ LINTF_SIMD_ENTRY int64_t AppendRows(const uint64_t* bits, int64_t words,
 }
 
 const KnnKernels& SimdKernels() {
-  static const KnnKernels kernels = {kLanes,    kMaxVectors, kRowGranularity,
+  static const KnnKernels kernels = {kLanes,    kMaxVectors, kQueryLanesRows,
                                      kCosts,    QueryLanes,  RowLanes,
                                      CountBits, AppendRows};
   return kernels;

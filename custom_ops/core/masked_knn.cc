@@ -197,36 +197,54 @@ KnnLayout ChooseLayout(const KnnTuning& tuning, const KnnCosts& costs,
   return own < shared ? KnnLayout::kOwn : KnnLayout::kShared;
 }
 
-// Transposes bits: bit i of words[lane] becomes bit `lane` of out[i]. There
-// are `lanes` (at most kMaxLanes) words.
+// Transposes bits: bit i of words[lane] becomes bit `lane` of out[i]. Works on
+// 16 lanes at a time; `lanes` is rounded up, and `words` has kMaxLanes.
 void TransposeBits(const uint64_t* words, int lanes, uint64_t* out) {
   std::fill_n(out, kRowsPerWord, uint64_t{0});
-  for (int first = 0; first < lanes; first += 16) {
-    uint8_t bytes[8][16] = {};
-    for (int i = 0; i < std::min(16, lanes - first); ++i) {
-      for (int b = 0; b < 8; ++b) {
-        bytes[b][i] = static_cast<uint8_t>(words[first + i] >> (8 * b));
-      }
-    }
-    for (int b = 0; b < 8; ++b) {
 #ifdef __SSE2__
-      __m128i column = _mm_loadu_si128(reinterpret_cast<__m128i*>(bytes[b]));
-      for (int bit = 7; bit >= 0; --bit) {
-        out[8 * b + bit] |= static_cast<uint64_t>(static_cast<uint32_t>(
-                                _mm_movemask_epi8(column)))
-                            << first;
-        column = _mm_add_epi8(column, column);
-      }
-#else
-      for (int i = 0; i < 16; ++i) {
-        for (int bit = 0; bit < 8; ++bit) {
-          out[8 * b + bit] |= static_cast<uint64_t>(bytes[b][i] >> bit & 1)
-                              << (first + i);
+  for (int first = 0; first < lanes; first += 16) {
+    // In four steps, byte b of all 16 words into bytes[b].
+    __m128i pairs[8];
+    for (int i = 0; i < 8; ++i) {
+      const auto* at = reinterpret_cast<const __m128i*>(words + first + 2 * i);
+      pairs[i] = _mm_unpacklo_epi8(
+          _mm_loadl_epi64(at), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(
+                                   words + first + 2 * i + 1)));
+    }
+    __m128i quads[2][4];  // [bytes 0-3 or 4-7][words 4i to 4i + 3]
+    for (int i = 0; i < 4; ++i) {
+      quads[0][i] = _mm_unpacklo_epi16(pairs[2 * i], pairs[2 * i + 1]);
+      quads[1][i] = _mm_unpackhi_epi16(pairs[2 * i], pairs[2 * i + 1]);
+    }
+    for (int half = 0; half < 2; ++half) {
+      const __m128i* q = quads[half];
+      const __m128i low01 = _mm_unpacklo_epi32(q[0], q[1]);
+      const __m128i high01 = _mm_unpackhi_epi32(q[0], q[1]);
+      const __m128i low23 = _mm_unpacklo_epi32(q[2], q[3]);
+      const __m128i high23 = _mm_unpackhi_epi32(q[2], q[3]);
+      const __m128i bytes[4] = {_mm_unpacklo_epi64(low01, low23),
+                                _mm_unpackhi_epi64(low01, low23),
+                                _mm_unpacklo_epi64(high01, high23),
+                                _mm_unpackhi_epi64(high01, high23)};
+      for (int b = 0; b < 4; ++b) {
+        __m128i column = bytes[b];
+        uint64_t* rows = out + 8 * (4 * half + b);
+        for (int bit = 7; bit >= 0; --bit) {
+          rows[bit] |= static_cast<uint64_t>(
+                           static_cast<uint32_t>(_mm_movemask_epi8(column)))
+                       << first;
+          column = _mm_add_epi8(column, column);
         }
       }
-#endif
     }
   }
+#else
+  for (int lane = 0; lane < lanes; ++lane) {
+    for (int i = 0; i < kRowsPerWord; ++i) {
+      out[i] |= (words[lane] >> i & 1) << lane;
+    }
+  }
+#endif
 }
 
 // What all threads of one search share.
@@ -252,92 +270,77 @@ class Worker {
         collector_(collector),
         block_words_(search.block_rows / kRowsPerWord) {
     const int64_t block_rows = search.block_rows;
-    for (Block& block : blocks_) {
-      block.bits.resize(plan_.masks.size() * block_words_);
-      block.united.resize(block_words_);
-    }
+    bits_.resize(plan_.masks.size() * block_words_);
     united_.resize(block_words_);
     rows_.resize(block_rows + kRowsPerWord);
     lanes_of_row_.resize(block_rows);
-    // A list, the rows it carries over, and the rows ahead.
-    pointers_.resize(block_rows + kMaxCarried + kLookahead);
-    fetch_.resize(block_rows);
+    pointers_.resize(block_rows + kLookahead);
+    queued_rows_.resize(kQueueRows + block_rows + 2 * kRowsPerWord);
+    queued_pointers_.resize(queued_rows_.size() + kLookahead);
     for (const LaneGroup& group : plan_.groups) {
-      first_run_.push_back(static_cast<int64_t>(runs_.size()));
-      runs_.resize(runs_.size() + group.runs.size());
+      first_run_.push_back(static_cast<int64_t>(carries_.size()));
+      carries_.resize(carries_.size() + group.runs.size());
     }
-    layouts_.resize(plan_.groups.size());
   }
 
   // Takes blocks of rows in ascending order until none are left.
   void Run() {
-    Block* block = &blocks_[0];
-    Block* next = &blocks_[1];
-    bool more = Take(block);
-    while (more) {
-      more = Take(next);
-      SearchBlock(*block, more ? next : nullptr);
-      std::swap(block, next);
-    }
+    while (TakeBlock()) SearchBlock();
     for (size_t g = 0; g < plan_.groups.size(); ++g) FlushGroup(g);
+    ScoreQueue(0);
   }
 
  private:
-  // Rows and the bits of all masks for them.
-  struct Block {
-    int64_t begin = 0;
-    int64_t end = 0;
-    std::vector<uint64_t> bits;    // [masks, block_words]
-    std::vector<uint64_t> united;  // rows that pass for any query
-    int64_t num_united = 0;
-  };
-
-  // A part of a block.
+  // A part of a block, in words from its start.
   struct Tile {
-    const Block* block;
-    int64_t offset;  // in words
+    int64_t offset;
     int64_t words;
-
-    const uint64_t* united() const { return block->united.data() + offset; }
   };
 
-  // What happens to one run of queries.
-  struct RunState {
-    int64_t passing = 0;  // rows of the tile
-    // Rows not scored yet, in ascending order. Some are carried over to the
-    // next tile, so that kernels get whole blocks and know the rows ahead.
-    std::vector<uint32_t> pending;
-    int64_t num_pending = 0;
+  // Rows of one run that wait to be scored, at the end of the queue when they
+  // were put there.
+  struct Work {
+    size_t group;
+    size_t run;  // of the group
+    KnnLayout layout;
+    int64_t count;
+  };
+
+  // What is left of the rows of a run after whole blocks were queued.
+  struct Carry {
+    uint32_t rows[kRowsPerWord];
+    int64_t count = 0;
     KnnLayout layout = KnnLayout::kOwn;
   };
 
-  static constexpr int64_t kMaxCarried = 2 * kRowsPerWord;
+  // Rows in the queue at which it is worked off.
+  static constexpr int64_t kQueueRows = 1024;
 
   const uint64_t* Bits(const Tile& tile, const MaskRun& run) const {
-    return tile.block->bits.data() + run.mask * block_words_ + tile.offset;
+    return bits_.data() + run.mask * block_words_ + tile.offset;
   }
 
   uint32_t FirstRow(const Tile& tile) const {
-    return static_cast<uint32_t>(
-        tile.block->begin + tile.offset * kRowsPerWord - search_.segment_begin);
+    return static_cast<uint32_t>(block_begin_ + tile.offset * kRowsPerWord -
+                                 search_.segment_begin);
   }
 
   const float* Items() const {
     return input_.items + search_.segment_begin * input_.dim;
   }
 
-  // Fills `block` with the next block in which any row passes.
-  bool Take(Block* block) {
+  // Takes the next block in which any row passes, and fills all masks for it.
+  bool TakeBlock() {
     while (true) {
-      block->begin = search_.next_block->fetch_add(search_.block_rows);
-      if (block->begin >= search_.segment_end) return false;
-      block->end =
-          std::min(block->begin + search_.block_rows, search_.segment_end);
-      const int64_t rows = block->end - block->begin;
+      block_begin_ = search_.next_block->fetch_add(search_.block_rows);
+      if (block_begin_ >= search_.segment_end) return false;
+      block_end_ =
+          std::min(block_begin_ + search_.block_rows, search_.segment_end);
+      const int64_t rows = block_end_ - block_begin_;
       const int64_t words = CeilDiv(rows, kRowsPerWord);
       int64_t total = 0;
       for (size_t m = 0; m < plan_.masks.size(); ++m) {
-        uint64_t* bits = block->bits.data() + m * block_words_;
+        uint64_t* bits = bits_.data() + m * block_words_;
         if (masks_.PassesAll(plan_.masks[m])) {
           std::fill_n(bits, words, ~uint64_t{0});
           if (rows % kRowsPerWord != 0) {
@@ -345,17 +348,10 @@ class Worker {
           }
           total += rows;
         } else {
-          total += masks_.Fill(plan_.masks[m], block->begin, block->end, bits);
+          total += masks_.Fill(plan_.masks[m], block_begin_, block_end_, bits);
         }
       }
-      if (total == 0) continue;
-      std::copy_n(block->bits.data(), words, block->united.data());
-      for (size_t m = 1; m < plan_.masks.size(); ++m) {
-        Unite(block->bits.data() + m * block_words_, words,
-              block->united.data());
-      }
-      block->num_united = kernels_.count_bits(block->united.data(), words);
-      return true;
+      if (total > 0) return true;
     }
   }
 
@@ -365,96 +361,49 @@ class Worker {
 
   // If several runs pass over the rows, a block is cut into tiles whose
   // passing rows fit in the cache.
-  int64_t TileWords(const Block& block) const {
-    if (runs_.size() == 1) return block_words_;
-    const int64_t bytes =
-        block.num_united * input_.dim * static_cast<int64_t>(sizeof(float));
-    const int64_t tiles = CeilDiv(bytes, kTileBytes);
-    return std::max<int64_t>(1, block_words_ / std::max<int64_t>(1, tiles));
+  int64_t TileWords(int64_t words) {
+    if (carries_.size() == 1) return words;
+    std::fill_n(united_.data(), words, uint64_t{0});
+    for (size_t m = 0; m < plan_.masks.size(); ++m) {
+      Unite(bits_.data() + m * block_words_, words, united_.data());
+    }
+    const int64_t bytes = kernels_.count_bits(united_.data(), words) *
+                          input_.dim * static_cast<int64_t>(sizeof(float));
+    return CeilDiv(words, std::max<int64_t>(1, CeilDiv(bytes, kTileBytes)));
   }
 
-  void SearchBlock(const Block& block, const Block* next_block) {
-    const int64_t words = CeilDiv(block.end - block.begin, kRowsPerWord);
-    const int64_t tile_words = TileWords(block);
+  void SearchBlock() {
+    const int64_t words = CeilDiv(block_end_ - block_begin_, kRowsPerWord);
+    const int64_t tile_words = TileWords(words);
     for (int64_t offset = 0; offset < words; offset += tile_words) {
-      const Tile tile = {&block, offset, std::min(tile_words, words - offset)};
-      Tile next = {nullptr, 0, 0};
-      if (offset + tile_words < words) {
-        next = {&block, offset + tile_words,
-                std::min(tile_words, words - offset - tile_words)};
-      } else if (next_block != nullptr) {
-        const int64_t next_words =
-            CeilDiv(next_block->end - next_block->begin, kRowsPerWord);
-        next = {next_block, 0, std::min(TileWords(*next_block), next_words)};
-      }
-      SearchTile(tile, next);
+      const Tile tile = {offset, std::min(tile_words, words - offset)};
+      for (size_t g = 0; g < plan_.groups.size(); ++g) SearchTile(tile, g);
     }
   }
 
-  void SearchTile(const Tile& tile, const Tile& next) {
-    // Row-lane blocks that the tile will take.
-    int64_t own_blocks = 0;
-    for (size_t g = 0; g < plan_.groups.size(); ++g) {
-      layouts_[g] = PlanGroup(tile, g);
-      if (layouts_[g] != KnnLayout::kOwn) continue;
-      for (size_t i = 0; i < plan_.groups[g].runs.size(); ++i) {
-        own_blocks +=
-            CeilDiv(plan_.groups[g].runs[i].num_queries, kMaxSharedQueries) *
-            CeilDiv(RunOf(g, i).passing, kernels_.lanes);
-      }
+  void SearchTile(const Tile& tile, size_t g) {
+    const LaneGroup& group = plan_.groups[g];
+    const KnnLayout layout = PlanGroup(tile, group);
+    if (layout == KnnLayout::kShared && group.runs.size() > 1) {
+      FlushGroup(g);
+      ScoreQueue(0);
+      ScoreUnion(tile, group);
+      return;
     }
-    // A list of its own leads each run from row to row. If there are many,
-    // they meet the same rows: then what the next tile needs is fetched
-    // once, spread over all of this one.
-    fetch_cursor_ = fetch_.data();
-    fetch_end_ = fetch_.data();
-    fetch_per_block_ = 0;
-    if (own_blocks > 0 && runs_.size() > 1 && next.block != nullptr) {
-      const int64_t count = kernels_.append_rows(next.united(), next.words,
-                                                 FirstRow(next), rows_.data());
-      for (int64_t i = 0; i < count; ++i) {
-        fetch_[i] = Items() + int64_t{rows_[i]} * input_.dim;
-      }
-      fetch_end_ = fetch_.data() + count;
-      fetch_per_block_ = CeilDiv(count, own_blocks);
+    for (size_t i = 0; i < group.runs.size(); ++i) {
+      if (passing_[i] == 0) continue;
+      Enqueue(tile, g, i, layout);
+      if (num_queued_ >= kQueueRows) ScoreQueue(kFetchDistance);
     }
-    for (size_t g = 0; g < plan_.groups.size(); ++g) {
-      const LaneGroup& group = plan_.groups[g];
-      if (layouts_[g] == KnnLayout::kShared && group.runs.size() > 1) {
-        FlushGroup(g);
-        ScoreUnion(tile, group);
-        continue;
-      }
-      for (size_t i = 0; i < group.runs.size(); ++i) {
-        RunState& run = RunOf(g, i);
-        if (run.passing == 0) continue;
-        run.pending.resize(search_.block_rows + kMaxCarried + kRowsPerWord);
-        run.num_pending += kernels_.append_rows(
-            Bits(tile, group.runs[i]), tile.words, FirstRow(tile),
-            run.pending.data() + run.num_pending);
-        run.layout = layouts_[g];
-        // What is kept tells the kernels the rows ahead.
-        const int64_t ready = run.num_pending - kLookahead;
-        if (ready < kernels_.row_granularity) continue;
-        ScorePending(group, group.runs[i],
-                     ready - ready % kernels_.row_granularity, &run);
-      }
-    }
-  }
-
-  RunState& RunOf(size_t group, size_t i) {
-    return runs_[first_run_[group] + i];
   }
 
   // Counts what passes in a tile, leaves the union of several runs in united_,
   // and chooses the layout.
-  KnnLayout PlanGroup(const Tile& tile, size_t g) {
-    const LaneGroup& group = plan_.groups[g];
+  KnnLayout PlanGroup(const Tile& tile, const LaneGroup& group) {
     passing_.resize(group.runs.size());
     int64_t total = 0;
     for (size_t i = 0; i < group.runs.size(); ++i) {
       passing_[i] = kernels_.count_bits(Bits(tile, group.runs[i]), tile.words);
-      RunOf(g, i).passing = passing_[i];
       total += passing_[i];
     }
     int64_t in_union = total;
@@ -473,29 +422,82 @@ class Worker {
     }
   }
 
+  // Puts the rows that pass for run i of a group into the queue, up to whole
+  // blocks; the rest is carried over to the next tile.
+  void Enqueue(const Tile& tile, size_t g, size_t i, KnnLayout layout) {
+    Carry& carry = carries_[first_run_[g] + i];
+    uint32_t* rows = queued_rows_.data() + num_queued_;
+    std::copy_n(carry.rows, carry.count, rows);
+    const int64_t count =
+        carry.count + kernels_.append_rows(Bits(tile, plan_.groups[g].runs[i]),
+                                           tile.words, FirstRow(tile),
+                                           rows + carry.count);
+    const int64_t block = layout == KnnLayout::kShared
+                              ? kernels_.query_lanes_rows
+                              : kernels_.lanes;
+    carry.layout = layout;
+    carry.count = count % block;
+    std::copy_n(rows + (count - carry.count), carry.count, carry.rows);
+    AddWork({g, i, layout, count - carry.count});
+  }
+
   void FlushGroup(size_t g) {
-    const LaneGroup& group = plan_.groups[g];
-    for (size_t i = 0; i < group.runs.size(); ++i) {
-      RunState& run = RunOf(g, i);
-      ScorePending(group, group.runs[i], run.num_pending, &run);
+    for (size_t i = 0; i < plan_.groups[g].runs.size(); ++i) {
+      Carry& carry = carries_[first_run_[g] + i];
+      std::copy_n(carry.rows, carry.count, queued_rows_.data() + num_queued_);
+      AddWork({g, i, carry.layout, carry.count});
+      carry.count = 0;
+      if (num_queued_ >= kQueueRows) ScoreQueue(kFetchDistance);
     }
   }
 
-  // Scores the first `count` pending rows of a run and drops them.
-  void ScorePending(const LaneGroup& group, const MaskRun& run, int64_t count,
-                    RunState* state) {
-    if (count == 0) return;
-    const KnnRows rows =
-        MakeRows(state->pending.data(), count, state->num_pending);
-    if (state->layout == KnnLayout::kShared) {
-      ScoreQueryLanes(group, rows, nullptr);
-    } else {
-      ScoreRowLanes(run, rows);
+  // Takes over `work.count` rows that were written behind the queue.
+  void AddWork(const Work& work) {
+    if (work.count == 0) return;
+    const float* items = Items();
+    for (int64_t i = num_queued_; i < num_queued_ + work.count; ++i) {
+      queued_pointers_[i] = items + int64_t{queued_rows_[i]} * input_.dim;
     }
-    std::copy(state->pending.begin() + count,
-              state->pending.begin() + state->num_pending,
-              state->pending.begin());
-    state->num_pending -= count;
+    num_queued_ += work.count;
+    works_.push_back(work);
+  }
+
+  // Scores what is in the queue, except for about the last `keep` rows: those
+  // are what kernels fetch ahead.
+  void ScoreQueue(int64_t keep) {
+    if (num_queued_ == 0) return;
+    // There may be nothing ahead.
+    std::fill_n(queued_pointers_.data() + num_queued_, kLookahead,
+                queued_pointers_[num_queued_ - 1]);
+    int64_t done = 0;
+    size_t next = 0;
+    for (; next < works_.size(); ++next) {
+      Work& work = works_[next];
+      const int64_t block = work.layout == KnnLayout::kShared
+                                ? kernels_.query_lanes_rows
+                                : kernels_.lanes;
+      int64_t count = std::min(work.count, num_queued_ - keep - done);
+      if (count < work.count)
+        count = std::max<int64_t>(0, count / block * block);
+      if (count > 0) {
+        const LaneGroup& group = plan_.groups[work.group];
+        const KnnRows rows = {queued_pointers_.data() + done,
+                              queued_rows_.data() + done, count};
+        if (work.layout == KnnLayout::kShared) {
+          ScoreQueryLanes(group, rows, nullptr);
+        } else {
+          ScoreRowLanes(group.runs[work.run], rows);
+        }
+        done += count;
+        work.count -= count;
+      }
+      if (work.count > 0) break;
+    }
+    works_.erase(works_.begin(), works_.begin() + next);
+    num_queued_ -= done;
+    std::copy_n(queued_rows_.data() + done, num_queued_, queued_rows_.data());
+    std::copy_n(queued_pointers_.data() + done, num_queued_,
+                queued_pointers_.data());
   }
 
   void ScoreRowLanes(const MaskRun& run, const KnnRows& rows) {
@@ -508,25 +510,12 @@ class Worker {
       call.first_slot = run.first_slot + q;
       call.queries = plan_.padded.data() + call.first_slot * plan_.padded_dim;
       call.num_queries = std::min(kMaxSharedQueries, run.num_queries - q);
-      if (runs_.size() == 1 && q == 0) {
-        call.fetch = rows.data + kernels_.lanes;
-        call.fetch_end = rows.data + rows.count + kLookahead;
-        call.fetch_per_block = kernels_.lanes;
-      } else {
-        call.fetch = fetch_cursor_;
-        call.fetch_end = fetch_end_;
-        call.fetch_per_block = fetch_per_block_;
-        fetch_cursor_ = std::min(
-            fetch_end_, fetch_cursor_ + CeilDiv(rows.count, kernels_.lanes) *
-                                            fetch_per_block_);
-      }
       kernels_.row_lanes(call, collector_);
     }
   }
 
   // Scores the rows that pass for any query of the group, for all of them.
   void ScoreUnion(const Tile& tile, const LaneGroup& group) {
-    UniteRuns(tile, group);
     const int lanes = group.vectors * kernels_.lanes;
     int64_t count = 0;
     for (int64_t w = 0; w < tile.words; ++w) {
@@ -548,8 +537,7 @@ class Worker {
         ++count;
       }
     }
-    ScoreQueryLanes(group, MakeRows(rows_.data(), count, count),
-                    lanes_of_row_.data());
+    ScoreQueryLanes(group, MakeRows(count), lanes_of_row_.data());
   }
 
   void ScoreQueryLanes(const LaneGroup& group, const KnnRows& rows,
@@ -566,21 +554,20 @@ class Worker {
     kernels_.query_lanes(call, collector_);
   }
 
-  // A list of the first `count` of `known` rows. Past those that are known
-  // the rows ahead are a guess: the ones that follow.
-  KnnRows MakeRows(const uint32_t* ids, int64_t count, int64_t known) {
+  // The first `count` of rows_. Beyond, the rows ahead are a guess: the ones
+  // that follow.
+  KnnRows MakeRows(int64_t count) {
     const float* items = Items();
-    const int64_t ahead = std::min(known, count + kLookahead);
-    for (int64_t i = 0; i < ahead; ++i) {
-      pointers_[i] = items + int64_t{ids[i]} * input_.dim;
+    for (int64_t i = 0; i < count; ++i) {
+      pointers_[i] = items + int64_t{rows_[i]} * input_.dim;
     }
     const int64_t last = search_.segment_end - search_.segment_begin - 1;
-    int64_t guess = ids[known - 1];
-    for (int64_t i = ahead; i < count + kLookahead; ++i) {
+    int64_t guess = rows_[count - 1];
+    for (int64_t i = count; i < count + kLookahead; ++i) {
       guess = std::min(guess + 1, last);
       pointers_[i] = items + guess * input_.dim;
     }
-    return {pointers_.data(), ids, count};
+    return {pointers_.data(), rows_.data(), count};
   }
 
   const KnnInput& input_;
@@ -590,19 +577,20 @@ class Worker {
   const Search& search_;
   TopKCollector* collector_;
   int64_t block_words_;
-  Block blocks_[2];               // the one at hand and the next one
+  int64_t block_begin_ = 0;
+  int64_t block_end_ = 0;
+  std::vector<uint64_t> bits_;    // of the block: [masks, block_words]
   std::vector<uint64_t> united_;  // of the tile and group at hand
+  std::vector<int64_t> passing_;  // of each run of the group at hand
   std::vector<uint32_t> rows_;    // in united_
-  std::vector<uint64_t> lanes_of_row_;
   std::vector<const float*> pointers_;
-  std::vector<const float*> fetch_;  // rows of the next tile
-  const float** fetch_cursor_ = nullptr;
-  const float** fetch_end_ = nullptr;
-  int64_t fetch_per_block_ = 0;
-  std::vector<int64_t> first_run_;  // of each group, in runs_
-  std::vector<RunState> runs_;
-  std::vector<KnnLayout> layouts_;  // of each group, in the tile at hand
-  std::vector<int64_t> passing_;    // of each run of the group at hand
+  std::vector<uint64_t> lanes_of_row_;
+  std::vector<int64_t> first_run_;  // of each group, in carries_
+  std::vector<Carry> carries_;
+  std::vector<Work> works_;  // the queue, and its rows
+  std::vector<uint32_t> queued_rows_;
+  std::vector<const float*> queued_pointers_;
+  int64_t num_queued_ = 0;
 };
 
 int64_t NumWorkers(const KnnInput& input, int64_t rows, int64_t queries,

@@ -159,9 +159,7 @@ class BitMasks : public MaskSource {
                uint64_t* bits) const override {
     const int64_t words = (end - begin + 63) / 64;
     std::memcpy(bits, masks_[mask].data() + begin / 64, words * 8);
-    int64_t count = 0;
-    for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(bits[w]);
-    return count;
+    return ActiveKnnKernels().count_bits(bits, words);
   }
 
  private:
