@@ -97,6 +97,8 @@ def run_killed(
             event,
         ],
         cwd=ROOT,
+        # What is still in a buffer when the process is killed is lost.
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
         capture_output=True,
         text=True,
         check=False,
