@@ -383,7 +383,17 @@ class Worker {
 
   void SearchTile(const Tile& tile, size_t g) {
     const LaneGroup& group = plan_.groups[g];
-    const KnnLayout layout = PlanGroup(tile, group);
+    if (CountPassing(tile, group) == 0) return;
+    int64_t in_union = passing_[0];
+    if (group.runs.size() > 1) {
+      std::fill_n(united_.data(), tile.words, uint64_t{0});
+      for (const MaskRun& run : group.runs) {
+        Unite(Bits(tile, run), tile.words, united_.data());
+      }
+      in_union = kernels_.count_bits(united_.data(), tile.words);
+    }
+    const KnnLayout layout = ChooseLayout(input_.tuning, kernels_.costs, group,
+                                          passing_.data(), in_union);
     if (layout == KnnLayout::kShared && group.runs.size() > 1) {
       FlushGroup(g);
       ScoreQueue(0);
@@ -397,29 +407,15 @@ class Worker {
     }
   }
 
-  // Counts what passes in a tile, leaves the union of several runs in united_,
-  // and chooses the layout.
-  KnnLayout PlanGroup(const Tile& tile, const LaneGroup& group) {
-    passing_.resize(group.runs.size());
+  // Leaves the number of rows that pass for each run in passing_.
+  int64_t CountPassing(const Tile& tile, const LaneGroup& group) {
+    passing_.clear();
     int64_t total = 0;
-    for (size_t i = 0; i < group.runs.size(); ++i) {
-      passing_[i] = kernels_.count_bits(Bits(tile, group.runs[i]), tile.words);
-      total += passing_[i];
-    }
-    int64_t in_union = total;
-    if (group.runs.size() > 1) {
-      UniteRuns(tile, group);
-      in_union = kernels_.count_bits(united_.data(), tile.words);
-    }
-    return ChooseLayout(input_.tuning, kernels_.costs, group, passing_.data(),
-                        in_union);
-  }
-
-  void UniteRuns(const Tile& tile, const LaneGroup& group) {
-    std::fill_n(united_.data(), tile.words, uint64_t{0});
     for (const MaskRun& run : group.runs) {
-      Unite(Bits(tile, run), tile.words, united_.data());
+      passing_.push_back(kernels_.count_bits(Bits(tile, run), tile.words));
+      total += passing_.back();
     }
+    return total;
   }
 
   // Puts the rows that pass for run i of a group into the queue, up to whole
