@@ -334,6 +334,34 @@ void TestTiesGoToLowerRows() {
   ResetKnnPathForTesting();
 }
 
+// Few rows pass at first, so that each query's are scored on their own and some
+// are carried over; then most do, and they are scored together. The early ones
+// must not come late.
+void TestTiesAcrossLayouts() {
+  Case c;
+  c.rows = 20000;
+  c.dim = 9;
+  c.batch = 32;
+  c.k = 40;
+  c.items.assign(c.rows * c.dim, 1.0f);
+  c.queries.assign(c.batch * c.dim, 1.0f);
+  for (int64_t b = 0; b < c.batch; ++b) {
+    std::vector<bool> mask(c.rows);
+    for (int64_t i = 0; i < c.rows; ++i) {
+      mask[i] = i < 10000 ? i % 1000 == b : (i + b) % 8 != 0;
+    }
+    c.masks.push_back(mask);
+    c.mask_of_query.push_back(static_cast<int32_t>(b));
+  }
+  const Answer expected = Expected(c);
+  for (KnnPath path : Paths()) {
+    SetKnnPathForTesting(path);
+    CHECK_THAT(Got(c, Threads(1)) == expected)
+        << "path " << static_cast<int>(path);
+  }
+  ResetKnnPathForTesting();
+}
+
 // NaN and -inf rows are results, after all others, if there is room.
 void TestNanAndInfinityCountAsLowest() {
   Case c;
@@ -353,6 +381,51 @@ void TestNanAndInfinityCountAsLowest() {
     CHECK_THAT(
         (answer.scores == std::vector<float>{3, 0, -kInfinity, -kInfinity,
                                              -kInfinity, -kInfinity}));
+  }
+  ResetKnnPathForTesting();
+}
+
+// A product that is rounded before it is added, even to double precision,
+// gives 1 + 2^-22 here.
+void TestProductsAreFused() {
+  Case c;
+  c.rows = 1;
+  c.dim = 2;
+  c.batch = 1;
+  c.k = 1;
+  c.queries = {1.0f + 0x1p-23f, 0x1p-24f * (1.0f + 0x1p-23f)};
+  c.items = {1.0f, 1.0f - 0x1p-23f};
+  c.masks = {{}};
+  c.mask_of_query = {0};
+  CHECK_THAT(Expected(c).scores[0] == 1.0f + 0x1p-23f);
+  for (KnnPath path : Paths()) {
+    SetKnnPathForTesting(path);
+    for (KnnLayout layout : {KnnLayout::kShared, KnnLayout::kOwn}) {
+      c.tuning.layout = layout;
+      CHECK_THAT(Got(c, Threads(1)).scores[0] == 1.0f + 0x1p-23f)
+          << "path " << static_cast<int>(path);
+    }
+  }
+  ResetKnnPathForTesting();
+}
+
+// Infinities in items make NaN of the zeros that fill up a vector of queries.
+void TestInfiniteItemsDoNotReachUnusedLanes() {
+  Case c;
+  c.rows = 100;
+  c.dim = 5;
+  c.batch = 9;
+  c.k = 7;
+  c.queries.assign(c.batch * c.dim, 1.0f);
+  c.items.assign(c.rows * c.dim, kInfinity);
+  c.masks = {{}};
+  c.mask_of_query.assign(c.batch, 0);
+  const Answer expected = Expected(c);
+  CHECK_THAT(expected.scores[0] == kInfinity);
+  for (KnnPath path : Paths()) {
+    SetKnnPathForTesting(path);
+    c.tuning.layout = KnnLayout::kShared;
+    CHECK_THAT(Got(c, Threads(1)) == expected);
   }
   ResetKnnPathForTesting();
 }
@@ -429,7 +502,10 @@ int main() {
   lintf::TestRandomCases();
   lintf::TestThreadsAndBatchesAgree();
   lintf::TestTiesGoToLowerRows();
+  lintf::TestTiesAcrossLayouts();
   lintf::TestNanAndInfinityCountAsLowest();
+  lintf::TestProductsAreFused();
+  lintf::TestInfiniteItemsDoNotReachUnusedLanes();
   lintf::TestMinusZeroIsZero();
   lintf::TestCallersFloatModeDoesNotMatter();
   lintf::TestLargeK();
