@@ -8,14 +8,24 @@
 
 #include "custom_ops/core/mask_source.h"
 #include "custom_ops/core/parallel.h"
+#include "custom_ops/core/sign_oporp.h"
 
 namespace lintf {
 
-// kSymmetric: the matched bits of the row's code and the query's, 0 to bits.
+// kSymmetric: the bits that the row's code and the query's have in common, 0
+// to 64 * words; popcount(~query ^ row), the paper's XOR with the query's
+// complement.
+//
 // kAsymmetric: the inner product of the row's code, as +1 and -1, with the
-// query's samples, from tables of sums for 4 bits that are rounded to a few
-// bits for each query (the rounding is part of the definition: the score is
-// an integer, times a step, plus an offset of the query's).
+// query's samples, which are not cut down to signs. The samples s[0..] are
+// taken four at a time. What four bits of a code add to the score of the
+// opposite of the query's signs is t = sum of 2 |s[i]| over the bits that agree
+// with the sign of s[i]; it is rounded to level(t) = floor(t * 63 / m + 1/2),
+// m being the most that any four bits of this query can add. The score is the
+// sum of the levels, an integer of at most 1008 * words; reported is
+// sum * m / 63 - (sum of all |s[i]|). All of this is in double precision, sums
+// in ascending order (m = 0 makes all levels 0; an infinite sample counts as
+// the greatest float, NaN as 0).
 enum class CodeScoring : uint8_t { kSymmetric, kAsymmetric };
 
 struct CodeKnnInput {
@@ -23,7 +33,7 @@ struct CodeKnnInput {
   int64_t num_queries = 0;
   const uint64_t* codes = nullptr;  // as sign_oporp.h lays them out
   int64_t num_rows = 0;
-  int64_t words = 0;  // of a code
+  int64_t words = 0;  // of a code, at most kMaxCodeBits / 64
   CodeScoring scoring = CodeScoring::kSymmetric;
   int64_t keep = 0;  // >= 1; may exceed num_rows
 };
@@ -37,8 +47,8 @@ struct CodeKnnOutput {
 };
 
 enum class CodeOrder : uint8_t {
-  kBestFirst,   // higher score first, equal scores by lower row
-  kAscendingRow  // the same rows, by row: what rescoring wants
+  kBestFirst,     // higher score first, equal scores by lower row
+  kAscendingRow,  // the same rows, by row: what rescoring wants
 };
 
 // The `keep` best rows of each query among those that pass; of equal scores
