@@ -63,14 +63,6 @@ inline constexpr int kMaxSharedQueries = 8;
 // Upper limit of vectors * lanes.
 inline constexpr int kMaxLanes = 64;
 
-// Costs in nanoseconds for each row and dimension, as measured from end to
-// end where memory takes its share; they steer the choice of layout.
-struct KnnCosts {
-  float query_lanes_vector;  // one vector of queries
-  float row_lanes_row;       // transposing
-  float row_lanes_query;     // each query on top
-};
-
 struct KnnKernels {
   int lanes;        // queries in a vector
   int max_vectors;  // of a QueryLanesCall

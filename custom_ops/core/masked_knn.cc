@@ -255,7 +255,10 @@ struct Search {
   int64_t segment_begin;  // rows are numbered from here
   int64_t segment_end;
   int64_t block_rows;
+  KnnCosts costs;
   std::atomic<int64_t>* next_block;
+  std::atomic<int64_t>* pairs_shared;
+  std::atomic<int64_t>* pairs_own;
 };
 
 // One thread's part of a search.
@@ -288,6 +291,8 @@ class Worker {
     while (TakeBlock()) SearchBlock();
     for (size_t g = 0; g < plan_.groups.size(); ++g) FlushGroup(g);
     ScoreQueue(0);
+    search_.pairs_shared->fetch_add(pairs_shared_, std::memory_order_relaxed);
+    search_.pairs_own->fetch_add(pairs_own_, std::memory_order_relaxed);
   }
 
  private:
@@ -326,7 +331,8 @@ class Worker {
   }
 
   const float* Items() const {
-    return input_.items + search_.segment_begin * input_.dim;
+    return static_cast<const float*>(input_.items.data) +
+           search_.segment_begin * input_.dim;
   }
 
   // Takes the next block in which any row passes, and fills all masks for it.
@@ -392,7 +398,7 @@ class Worker {
       }
       in_union = kernels_.count_bits(united_.data(), tile.words);
     }
-    const KnnLayout layout = ChooseLayout(input_.tuning, kernels_.costs, group,
+    const KnnLayout layout = ChooseLayout(input_.tuning, search_.costs, group,
                                           passing_.data(), in_union);
     if (layout == KnnLayout::kShared && group.runs.size() > 1) {
       FlushGroup(g);
@@ -497,6 +503,7 @@ class Worker {
   }
 
   void ScoreRowLanes(const MaskRun& run, const KnnRows& rows) {
+    pairs_own_ += rows.count * run.num_queries;
     RowLanesCall call;
     call.metric = input_.metric;
     call.dim = input_.dim;
@@ -538,6 +545,7 @@ class Worker {
 
   void ScoreQueryLanes(const LaneGroup& group, const KnnRows& rows,
                        const uint64_t* lanes_of_row) {
+    pairs_shared_ += rows.count * __builtin_popcountll(group.active);
     QueryLanesCall call;
     call.metric = input_.metric;
     call.dim = input_.dim;
@@ -587,6 +595,8 @@ class Worker {
   std::vector<uint32_t> queued_rows_;
   std::vector<const float*> queued_pointers_;
   int64_t num_queued_ = 0;
+  int64_t pairs_shared_ = 0;
+  int64_t pairs_own_ = 0;
 };
 
 int64_t NumWorkers(const KnnInput& input, int64_t rows, int64_t queries,
@@ -652,14 +662,25 @@ void SearchSlice(const KnnInput& input, const MaskSource& masks,
   std::vector<bool> is_used;
   for (int64_t query : plan.query_of_slot) is_used.push_back(query >= 0);
   std::vector<std::unique_ptr<TopKCollector>> collectors(max_workers);
+  search.costs = input.tuning.costs != nullptr
+                     ? *input.tuning.costs
+                     : DefaultKnnCosts(input.items.type);
   std::atomic<int64_t> next_block{segment_begin};
   search.next_block = &next_block;
+  std::atomic<int64_t> pairs_shared{0};
+  std::atomic<int64_t> pairs_own{0};
+  search.pairs_shared = &pairs_shared;
+  search.pairs_own = &pairs_own;
   parallel.run(max_workers, [&](int64_t task) {
     if (next_block.load(std::memory_order_relaxed) >= segment_end) return;
     const ScopedFloatEnvironment environment;
     collectors[task] = std::make_unique<TopKCollector>(is_used, k);
     Worker(search, collectors[task].get()).Run();
   });
+  if (output.stats != nullptr) {
+    output.stats->shared += pairs_shared.load(std::memory_order_relaxed);
+    output.stats->own += pairs_own.load(std::memory_order_relaxed);
+  }
 
   const int64_t slots = static_cast<int64_t>(plan.query_of_slot.size());
   const auto merge = [&](int64_t slot) {
@@ -683,12 +704,15 @@ void SearchSlice(const KnnInput& input, const MaskSource& masks,
 
 }  // namespace
 
+KnnCosts DefaultKnnCosts(ElementType) { return ActiveKnnKernels().costs; }
+
 void MaskedKnn(const KnnInput& input, const MaskSource& masks,
                const int32_t* mask_of_query, const Parallel& parallel,
                const KnnOutput& output) {
   std::fill_n(output.scores, input.num_queries * input.k, kNoScore);
   std::fill_n(output.rows, input.num_queries * input.k, int64_t{-1});
   std::fill_n(output.counts, input.num_queries, int32_t{0});
+  if (output.stats != nullptr) *output.stats = {};
   if (input.num_rows == 0 || input.num_queries == 0) return;
 
   const int64_t segment_rows =

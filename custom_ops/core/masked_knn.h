@@ -22,6 +22,7 @@
 
 #include <cstdint>
 
+#include "custom_ops/core/item_matrix.h"
 #include "custom_ops/core/mask_source.h"
 #include "custom_ops/core/parallel.h"
 
@@ -36,10 +37,23 @@ enum class Metric : uint8_t { kInnerProduct, kL2 };
 // rows. The results are the same bits.
 enum class KnnLayout : uint8_t { kAuto, kShared, kOwn };
 
+// Costs in nanoseconds for each row and dimension, as measured from end to
+// end where memory takes its share; they steer the choice of layout.
+struct KnnCosts {
+  float query_lanes_vector;  // kShared: one vector of queries
+  float row_lanes_row;       // kOwn: a row, whatever the number of queries
+  float row_lanes_query;     // kOwn: each query on top
+};
+
+// What is compiled in for the kernels that this CPU runs.
+KnnCosts DefaultKnnCosts(ElementType type);
+
 // What the caller may fix instead of leaving it to the search; the results do
 // not depend on it.
 struct KnnTuning {
   KnnLayout layout = KnnLayout::kAuto;
+  // If not null, steers kAuto instead of DefaultKnnCosts.
+  const KnnCosts* costs = nullptr;
   // Rows are numbered by 32 bits inside a segment; larger inputs are searched
   // segment by segment. A multiple of 64.
   int64_t segment_rows = (int64_t{1} << 32) - 64;
@@ -52,12 +66,18 @@ struct KnnTuning {
 struct KnnInput {
   const float* queries = nullptr;  // [num_queries, dim], row-major, finite
   int64_t num_queries = 0;
-  const float* items = nullptr;  // [num_rows, dim], row-major
+  ItemMatrix items;
   int64_t num_rows = 0;
   int64_t dim = 0;
   Metric metric = Metric::kInnerProduct;
   int64_t k = 0;  // >= 1; may exceed num_rows
   KnnTuning tuning = {};
+};
+
+// Pairs of a row and a query that a search scored, by the layout it took.
+struct KnnStats {
+  int64_t shared = 0;
+  int64_t own = 0;
 };
 
 // Row-major outputs, owned by the caller. Slots past counts[b] hold row -1
@@ -66,6 +86,7 @@ struct KnnOutput {
   float* scores = nullptr;    // [num_queries, k]
   int64_t* rows = nullptr;    // [num_queries, k]
   int32_t* counts = nullptr;  // [num_queries]
+  KnnStats* stats = nullptr;  // may be null; set, not added to
 };
 
 // `mask_of_query[b]` names the mask of query b in `masks`.

@@ -262,11 +262,11 @@ int Main(int argc, char** argv) {
     KnnInput input;
     input.queries = queries.data();
     input.num_queries = batch;
-    input.items = items.data();
+    input.items = ItemMatrix(items.data(), ElementType::kFloat32);
     input.num_rows = rows;
     input.dim = dim;
     input.k = k;
-    const KnnOutput output{scores.data(), found.data(), counts.data()};
+    const KnnOutput output{scores.data(), found.data(), counts.data(), nullptr};
     const Best best = Measure(repeats, [&] {
       MaskedKnn(input, masks, mask_of_query.data(), pool.parallel(), output);
     });

@@ -35,11 +35,12 @@ void MaskedKnnReference(const KnnInput& input, const MaskSource& masks,
     if (input.num_rows > 0 && !masks.PassesAll(mask_of_query[b])) {
       masks.Fill(mask_of_query[b], 0, input.num_rows, bits.data());
     }
+    const auto* items = static_cast<const float*>(input.items.data);
     std::vector<std::pair<float, int64_t>> found;
     for (int64_t row = 0; row < input.num_rows; ++row) {
       if ((bits[row / kRowsPerWord] >> (row % kRowsPerWord) & 1) == 0) continue;
       found.emplace_back(
-          Score(input.queries + b * input.dim, input.items + row * input.dim,
+          Score(input.queries + b * input.dim, items + row * input.dim,
                 input.dim, input.metric),
           row);
     }

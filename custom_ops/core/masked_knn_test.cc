@@ -111,7 +111,7 @@ KnnInput InputOf(const Case& c) {
   KnnInput input;
   input.queries = c.queries.data();
   input.num_queries = c.batch;
-  input.items = c.items.data();
+  input.items = ItemMatrix(c.items.data(), ElementType::kFloat32);
   input.num_rows = c.rows;
   input.dim = c.dim;
   input.metric = c.metric;
@@ -127,7 +127,7 @@ Answer RunWith(const Case& c, const Run& run) {
   answer.rows.assign(c.batch * c.k, 12345);
   answer.counts.assign(c.batch, 12345);
   run(InputOf(c), KnnOutput{answer.scores.data(), answer.rows.data(),
-                            answer.counts.data()});
+                            answer.counts.data(), nullptr});
   return answer;
 }
 
