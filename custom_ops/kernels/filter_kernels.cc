@@ -212,8 +212,7 @@ class FilterMaskOp : public OpKernel {
     OP_REQUIRES_OK(ctx, CheckPrograms(programs));
     const int64_t batch = programs.dim_size(0);
     IndexReader index;
-    OP_REQUIRES_OK(ctx, index.Open(ctx, /*with_embeddings=*/false,
-                                   /*with_columns=*/true));
+    OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kColumns));
     FilterMasks masks;
     OP_REQUIRES_OK(ctx, InitMasks(programs, index, &masks));
 

@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels of custom_ops/ops/index_ops.cc.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/planner.h"
+#include "custom_ops/core/retrieval.h"
+#include "custom_ops/core/sign_oporp.h"
+#include "custom_ops/kernels/code_attrs.h"
 #include "custom_ops/kernels/index_resource.h"
 #include "custom_ops/kernels/index_variables.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -78,14 +85,19 @@ class IndexStatsOp : public OpKernel {
 
   void Compute(OpKernelContext* ctx) override {
     IndexReader index;
-    OP_REQUIRES_OK(ctx, index.Open(ctx, /*with_embeddings=*/false,
-                                   /*with_columns=*/false));
+    OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kRows));
     Tensor* rows;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({}), &rows));
     rows->scalar<int64_t>()() = index.num_rows();
     Tensor* live_rows;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({}), &live_rows));
     live_rows->scalar<int64_t>()() = index.state().live_rows;
+    Tensor* searches;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(2, TensorShape({3}), &searches));
+    const RetrievalCounts counts = index.resource().searches();
+    searches->vec<int64_t>()(0) = counts.masked;
+    searches->vec<int64_t>()(1) = counts.prefiltered;
+    searches->vec<int64_t>()(2) = counts.quantized;
   }
 };
 
@@ -100,7 +112,19 @@ class InvalidateIndexOp : public OpKernel {
   }
 };
 
-class AssignRowsOp : public OpKernel {
+// Rows [start, start + count) must lie in [0, capacity).
+absl::Status CheckRange(int64_t start, int64_t count, int64_t capacity) {
+  // Compared so that nothing can overflow.
+  if (start < 0 || count > capacity || start > capacity - count) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rows must lie in [0, ", capacity, "), the rows of `variable`; got ",
+        count, " rows from row ", start));
+  }
+  return absl::OkStatus();
+}
+
+// What ops that write rows of a variable in place have in common.
+class InPlaceWriteOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
 
@@ -119,7 +143,11 @@ class AssignRowsOp : public OpKernel {
     const Tensor& values = ctx->input(3);
 
     ExclusiveVariableLock lock(variable.get());
-    OP_REQUIRES_OK(ctx, Check(*variable, start, values));
+    OP_REQUIRES(
+        ctx, variable->is_initialized,
+        absl::FailedPreconditionError(
+            "`variable` must have a value; restore or assign it first"));
+    OP_REQUIRES_OK(ctx, Check(*variable->tensor(), start, values));
     // The index holds the buffer of the ids; without this they would look
     // shared below.
     index->Invalidate();
@@ -133,20 +161,24 @@ class AssignRowsOp : public OpKernel {
       std::memcpy(copy.data(), rows->data(), rows->TotalBytes());
       *rows = copy;
     }
-    if (values.NumElements() == 0) return;
-    const size_t row_bytes = values.TotalBytes() / values.dim_size(0);
-    std::memcpy(static_cast<char*>(rows->data()) + start * row_bytes,
-                values.data(), values.TotalBytes());
+    if (values.NumElements() > 0) Write(start, values, rows);
   }
 
  private:
-  static absl::Status Check(Var& variable, int64_t start,
-                            const Tensor& values) {
-    const Tensor& rows = *variable.tensor();
-    if (!variable.is_initialized) {
-      return absl::FailedPreconditionError(
-          "`variable` must have a value; restore or assign it first");
-    }
+  // Whether the `values` fit, as rows from `start` on.
+  virtual absl::Status Check(const Tensor& rows, int64_t start,
+                             const Tensor& values) const = 0;
+  virtual void Write(int64_t start, const Tensor& values,
+                     Tensor* rows) const = 0;
+};
+
+class AssignRowsOp : public InPlaceWriteOp {
+ public:
+  using InPlaceWriteOp::InPlaceWriteOp;
+
+ private:
+  absl::Status Check(const Tensor& rows, int64_t start,
+                     const Tensor& values) const override {
     if (rows.dtype() != values.dtype()) {
       return absl::InvalidArgumentError(
           absl::StrCat("`values` must have the dtype of `variable`, ",
@@ -163,16 +195,93 @@ class AssignRowsOp : public OpKernel {
                        rows.shape().DebugString(), ", got shape ",
                        values.shape().DebugString()));
     }
-    const int64_t capacity = rows.dim_size(0);
-    const int64_t count = values.dim_size(0);
-    // Compared so that nothing can overflow.
-    if (start < 0 || count > capacity || start > capacity - count) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "rows must lie in [0, ", capacity, "), the rows of `variable`; got ",
-          count, " rows from row ", start));
-    }
-    return absl::OkStatus();
+    return CheckRange(start, values.dim_size(0), rows.dim_size(0));
   }
+
+  void Write(int64_t start, const Tensor& values, Tensor* rows) const override {
+    const size_t row_bytes = values.TotalBytes() / values.dim_size(0);
+    std::memcpy(static_cast<char*>(rows->data()) + start * row_bytes,
+                values.data(), values.TotalBytes());
+  }
+};
+
+class AssignCodesOp : public InPlaceWriteOp {
+ public:
+  using InPlaceWriteOp::InPlaceWriteOp;
+
+ private:
+  absl::Status Check(const Tensor& rows, int64_t start,
+                     const Tensor& values) const override {
+    if (rows.dtype() != tensorflow::DT_INT64 || rows.dims() != 3 ||
+        rows.dim_size(2) != kCodeBlockRows) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "`variable` must be int64 [blocks, words, ", kCodeBlockRows,
+          "], got ", tensorflow::DataTypeString(rows.dtype()), " ",
+          rows.shape().DebugString()));
+    }
+    if (values.dims() != 2 || values.dim_size(1) != rows.dim_size(1)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "`codes` must have shape [n, ", rows.dim_size(1),
+          "], the words of `variable`, got ", values.shape().DebugString()));
+    }
+    return CheckRange(start, values.dim_size(0),
+                      rows.dim_size(0) * kCodeBlockRows);
+  }
+
+  void Write(int64_t start, const Tensor& values, Tensor* rows) const override {
+    const int64_t words = values.dim_size(1);
+    const int64_t* from = values.flat<int64_t>().data();
+    int64_t* const codes = rows->flat<int64_t>().data();
+    for (int64_t i = 0; i < values.dim_size(0); ++i) {
+      for (int64_t w = 0; w < words; ++w) {
+        codes[CodeWordIndex(start + i, w, words)] = *from++;
+      }
+    }
+  }
+};
+
+class PlannerCostsOp : public OpKernel {
+ public:
+  explicit PlannerCostsOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, code_attrs_.Init(ctx));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    IndexReader index;
+    OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kItems));
+    KnnInput input;
+    input.items = index.items();
+    input.num_rows = index.num_rows();
+    input.dim = code_attrs_.has_codes() ? code_attrs_.dim() : index.dim();
+    // What the queries are does not change what they cost.
+    std::vector<float> queries(kQueries * input.dim);
+    std::minstd_rand random(1);
+    std::uniform_real_distribution<float> values(-1.0f, 1.0f);
+    for (float& value : queries) value = values(random);
+    input.queries = queries.data();
+    input.num_queries = kQueries;
+    CodeSide code;
+    std::vector<float> samples;
+    if (code_attrs_.has_codes()) {
+      OP_REQUIRES_OK(ctx, code_attrs_.Check(index.code_words(), input.dim));
+      samples = code_attrs_.Project(queries.data(), kQueries);
+      code.samples = samples.data();
+      code.codes = index.codes();
+      code.words = index.code_words();
+      code.scoring = code_attrs_.scoring();
+    }
+    const std::vector<float> costs = MeasurePlannerCosts(input, code).ToList();
+    Tensor* output;
+    OP_REQUIRES_OK(
+        ctx,
+        ctx->allocate_output(
+            0, TensorShape({static_cast<int64_t>(costs.size())}), &output));
+    std::copy(costs.begin(), costs.end(), output->flat<float>().data());
+  }
+
+ private:
+  static constexpr int64_t kQueries = 32;
+  CodeAttrs code_attrs_;
 };
 
 REGISTER_KERNEL_BUILDER(
@@ -184,6 +293,10 @@ REGISTER_KERNEL_BUILDER(
     InvalidateIndexOp);
 REGISTER_KERNEL_BUILDER(Name("Lintf>AssignRows").Device(tensorflow::DEVICE_CPU),
                         AssignRowsOp);
+REGISTER_KERNEL_BUILDER(
+    Name("Lintf>AssignCodes").Device(tensorflow::DEVICE_CPU), AssignCodesOp);
+REGISTER_KERNEL_BUILDER(
+    Name("Lintf>PlannerCosts").Device(tensorflow::DEVICE_CPU), PlannerCostsOp);
 
 }  // namespace
 }  // namespace lintf

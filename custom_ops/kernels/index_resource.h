@@ -3,6 +3,7 @@
 #ifndef LINTF_CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_
 #define LINTF_CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -12,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "custom_ops/core/id_map.h"
+#include "custom_ops/core/retrieval.h"
 #include "tensorflow/core/framework/resource_base.h"
 #include "tensorflow/core/framework/tensor.h"
 
@@ -48,6 +50,16 @@ class IndexResource : public tensorflow::ResourceBase {
   // state of the old ids.
   void Invalidate();
 
+  // Counts queries that were answered.
+  void CountSearches(const RetrievalCounts& counts) {
+    masked_.fetch_add(counts.masked, std::memory_order_relaxed);
+    prefiltered_.fetch_add(counts.prefiltered, std::memory_order_relaxed);
+    quantized_.fetch_add(counts.quantized, std::memory_order_relaxed);
+  }
+  RetrievalCounts searches() const {
+    return {masked_.load(), prefiltered_.load(), quantized_.load()};
+  }
+
   std::string DebugString() const override;
   int64_t MemoryUsed() const override;
 
@@ -64,6 +76,9 @@ class IndexResource : public tensorflow::ResourceBase {
   bool Find(const tensorflow::Tensor& ids, int64_t num_rows,
             Entry* entry) const;
 
+  std::atomic<int64_t> masked_{0};
+  std::atomic<int64_t> prefiltered_{0};
+  std::atomic<int64_t> quantized_{0};
   // Held while making a state; always taken before mu_.
   std::mutex build_mu_;
   // Guards what follows; never held for long.

@@ -11,6 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "custom_ops/core/column.h"
+#include "custom_ops/core/item_matrix.h"
+#include "custom_ops/core/sign_oporp.h"
 #include "custom_ops/kernels/index_resource.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_handle.h"
@@ -63,6 +65,19 @@ absl::Status CheckVariable(const Var& variable, const Tensor& value,
   return absl::OkStatus();
 }
 
+// The variable of a list input that has one handle or none.
+absl::Status LookupOptional(OpKernelContext* ctx, absl::string_view name,
+                            RefCountPtr<Var>* variable) {
+  OpInputList inputs;
+  TF_RETURN_IF_ERROR(ctx->input_list(name, &inputs));
+  if (inputs.size() == 0) return absl::OkStatus();
+  if (inputs.size() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "`", name, "` must be one variable or none, got ", inputs.size()));
+  }
+  return LookupVariable(ctx, inputs[0], name, variable);
+}
+
 }  // namespace
 
 bool ColumnTypeOf(DataType dtype, ColumnType* type) {
@@ -90,6 +105,25 @@ bool ColumnTypeOf(DataType dtype, ColumnType* type) {
       return true;
     case tensorflow::DT_FLOAT:
       *type = ColumnType::kFloat;
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool ElementTypeOf(DataType dtype, ElementType* type) {
+  switch (dtype) {
+    case tensorflow::DT_FLOAT:
+      *type = ElementType::kFloat32;
+      return true;
+    case tensorflow::DT_BFLOAT16:
+      *type = ElementType::kBfloat16;
+      return true;
+    case tensorflow::DT_HALF:
+      *type = ElementType::kFloat16;
+      return true;
+    case tensorflow::DT_INT8:
+      *type = ElementType::kInt8;
       return true;
     default:
       return false;
@@ -128,8 +162,7 @@ IndexReader::~IndexReader() {
   for (Var* variable : locked_) variable->mu()->unlock_shared();
 }
 
-absl::Status IndexReader::Open(OpKernelContext* ctx, bool with_embeddings,
-                               bool with_columns) {
+absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
   const Tensor* input;
   TF_RETURN_IF_ERROR(LookupIndex(ctx, &index_));
   TF_RETURN_IF_ERROR(ctx->input("ids", &input));
@@ -137,12 +170,14 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, bool with_embeddings,
   TF_RETURN_IF_ERROR(ctx->input("num_rows", &input));
   TF_RETURN_IF_ERROR(
       LookupVariable(ctx, *input, "num_rows", &num_rows_variable_));
-  if (with_embeddings) {
+  if (parts == Parts::kItems || parts == Parts::kAll) {
     TF_RETURN_IF_ERROR(ctx->input("embeddings", &input));
     TF_RETURN_IF_ERROR(
         LookupVariable(ctx, *input, "embeddings", &embeddings_variable_));
+    TF_RETURN_IF_ERROR(LookupOptional(ctx, "scales", &scales_variable_));
+    TF_RETURN_IF_ERROR(LookupOptional(ctx, "codes", &codes_variable_));
   }
-  if (with_columns) {
+  if (parts == Parts::kColumns || parts == Parts::kAll) {
     OpInputList inputs;
     TF_RETURN_IF_ERROR(ctx->input_list("columns", &inputs));
     column_variables_.resize(inputs.size());
@@ -159,8 +194,10 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, bool with_embeddings,
 
 void IndexReader::LockAll() {
   std::vector<Var*> all = {ids_variable_.get(), num_rows_variable_.get()};
-  if (embeddings_variable_ != nullptr)
-    all.push_back(embeddings_variable_.get());
+  for (const auto* variable :
+       {&embeddings_variable_, &scales_variable_, &codes_variable_}) {
+    if (*variable != nullptr) all.push_back(variable->get());
+  }
   for (auto& variable : column_variables_) all.push_back(variable.get());
   // By the mutex's address: TensorFlow's own order for locking several
   // variables. The same variable may be there twice, but must not be locked
@@ -193,19 +230,75 @@ absl::Status IndexReader::CheckAll() {
   }
 
   if (embeddings_variable_ != nullptr) {
-    const Tensor& embeddings = *embeddings_variable_->tensor();
-    TF_RETURN_IF_ERROR(CheckVariable(*embeddings_variable_, embeddings,
-                                     "embeddings", tensorflow::DT_FLOAT, 2));
-    if (embeddings.dim_size(0) != capacity_ || embeddings.dim_size(1) < 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the variable `embeddings` must have shape [", capacity_,
-                       ", dim], as many rows as `ids`, got ",
-                       embeddings.shape().DebugString()));
-    }
-    dim_ = embeddings.dim_size(1);
-    embeddings_ = embeddings.flat<float>().data();
+    TF_RETURN_IF_ERROR(CheckEmbeddings());
+    TF_RETURN_IF_ERROR(CheckCodes());
   }
+  return CheckColumns();
+}
 
+absl::Status IndexReader::CheckEmbeddings() {
+  // An index of codes alone names them twice.
+  if (embeddings_variable_.get() == codes_variable_.get()) {
+    return absl::OkStatus();
+  }
+  const Tensor& embeddings = *embeddings_variable_->tensor();
+  TF_RETURN_IF_ERROR(CheckVariable(*embeddings_variable_, embeddings,
+                                   "embeddings", embeddings.dtype(), 2));
+  if (!ElementTypeOf(embeddings.dtype(), &items_.type)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the variable `embeddings` must be float, bfloat16, half or int8 (or "
+        "that of the codes), got ",
+        tensorflow::DataTypeString(embeddings.dtype())));
+  }
+  if (embeddings.dim_size(0) != capacity_ || embeddings.dim_size(1) < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the variable `embeddings` must have shape [", capacity_,
+                     ", dim], as many rows as `ids`, got ",
+                     embeddings.shape().DebugString()));
+  }
+  dim_ = embeddings.dim_size(1);
+  items_.data = embeddings.data();
+  const bool scaled = items_.type == ElementType::kInt8;
+  if (scaled != (scales_variable_ != nullptr)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("`scales` must be given with embeddings of int8 and with "
+                     "no others, got ",
+                     scaled ? "none" : "some", " with ",
+                     tensorflow::DataTypeString(embeddings.dtype())));
+  }
+  if (!scaled) return absl::OkStatus();
+  const Tensor& scales = *scales_variable_->tensor();
+  TF_RETURN_IF_ERROR(CheckVariable(*scales_variable_, scales, "scales",
+                                   tensorflow::DT_FLOAT, 1));
+  if (scales.dim_size(0) != capacity_) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the variable `scales` must have shape [", capacity_,
+        "], as many rows as `ids`, got ", scales.shape().DebugString()));
+  }
+  items_.scales = scales.flat<float>().data();
+  return absl::OkStatus();
+}
+
+absl::Status IndexReader::CheckCodes() {
+  if (codes_variable_ == nullptr) return absl::OkStatus();
+  const Tensor& codes = *codes_variable_->tensor();
+  TF_RETURN_IF_ERROR(
+      CheckVariable(*codes_variable_, codes, "codes", tensorflow::DT_INT64, 3));
+  const int64_t blocks = (capacity_ + kCodeBlockRows - 1) / kCodeBlockRows;
+  if (codes.dim_size(0) != blocks || codes.dim_size(1) < 1 ||
+      codes.dim_size(2) != kCodeBlockRows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the variable `codes` must have shape [", blocks,
+                     ", words, ", kCodeBlockRows, "], blocks of ",
+                     kCodeBlockRows, " rows for a capacity of ", capacity_,
+                     ", got ", codes.shape().DebugString()));
+  }
+  codes_ = static_cast<const uint64_t*>(codes.data());
+  code_words_ = codes.dim_size(1);
+  return absl::OkStatus();
+}
+
+absl::Status IndexReader::CheckColumns() {
   columns_.resize(column_variables_.size());
   for (size_t i = 0; i < column_variables_.size(); ++i) {
     const Tensor& values = *column_variables_[i]->tensor();

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "custom_ops/core/column.h"
+#include "custom_ops/core/item_matrix.h"
 #include "custom_ops/kernels/index_resource.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_var.h"
@@ -22,6 +23,9 @@ namespace lintf {
 
 // The column type that stores values of `dtype`; false if there is none.
 bool ColumnTypeOf(tensorflow::DataType dtype, ColumnType* type);
+
+// The storage type of embeddings of `dtype`; false if there is none.
+bool ElementTypeOf(tensorflow::DataType dtype, ElementType* type);
 
 // Finds the index behind the input `index` of the op.
 absl::Status LookupIndex(tensorflow::OpKernelContext* ctx,
@@ -61,32 +65,44 @@ class IndexReader {
   IndexReader& operator=(const IndexReader&) = delete;
   ~IndexReader();
 
-  // Reads the inputs `index`, `ids` and `num_rows` of the op, and `embeddings`
-  // and `columns` where they are wanted, and checks that they fit together.
-  absl::Status Open(tensorflow::OpKernelContext* ctx, bool with_embeddings,
-                    bool with_columns);
+  // What an op reads besides `index`, `ids` and `num_rows`.
+  enum class Parts : uint8_t { kRows, kColumns, kItems, kAll };
+
+  // Reads the inputs of the op: with kColumns also `columns`, with kItems also
+  // `embeddings`, `scales` and `codes`. Checks that they fit together.
+  absl::Status Open(tensorflow::OpKernelContext* ctx, Parts parts);
 
   int64_t num_rows() const { return num_rows_; }
   int64_t capacity() const { return capacity_; }
   const int64_t* ids() const { return ids_; }
-  // [capacity, dim], row-major; only with embeddings.
-  const float* embeddings() const { return embeddings_; }
+  // [capacity, dim]; without data if the index has codes alone.
+  const ItemMatrix& items() const { return items_; }
+  // Of the items; 0 if the index has codes alone.
   int64_t dim() const { return dim_; }
+  // As core/sign_oporp.h lays them out; null if the index has none.
+  const uint64_t* codes() const { return codes_; }
+  int64_t code_words() const { return code_words_; }
   // In the order of the input; only with columns.
   const std::vector<Column>& columns() const { return columns_; }
   const tensorflow::Tensor& column_tensor(int i) const {
     return *column_variables_[i]->tensor();
   }
   const IndexState& state() const { return *state_; }
+  IndexResource& resource() const { return *index_; }
 
  private:
   void LockAll();
   absl::Status CheckAll();
+  absl::Status CheckEmbeddings();
+  absl::Status CheckCodes();
+  absl::Status CheckColumns();
 
   tensorflow::core::RefCountPtr<IndexResource> index_;
   tensorflow::core::RefCountPtr<tensorflow::Var> ids_variable_;
   tensorflow::core::RefCountPtr<tensorflow::Var> num_rows_variable_;
   tensorflow::core::RefCountPtr<tensorflow::Var> embeddings_variable_;
+  tensorflow::core::RefCountPtr<tensorflow::Var> scales_variable_;
+  tensorflow::core::RefCountPtr<tensorflow::Var> codes_variable_;
   std::vector<tensorflow::core::RefCountPtr<tensorflow::Var>> column_variables_;
   std::vector<tensorflow::Var*> locked_;
 
@@ -94,7 +110,9 @@ class IndexReader {
   int64_t capacity_ = 0;
   int64_t dim_ = 0;
   const int64_t* ids_ = nullptr;
-  const float* embeddings_ = nullptr;
+  ItemMatrix items_;
+  const uint64_t* codes_ = nullptr;
+  int64_t code_words_ = 0;
   std::vector<Column> columns_;
   std::shared_ptr<const IndexState> state_;
 };

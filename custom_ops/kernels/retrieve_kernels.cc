@@ -13,8 +13,12 @@
 #include "custom_ops/core/column.h"
 #include "custom_ops/core/filter_eval.h"
 #include "custom_ops/core/id_map.h"
+#include "custom_ops/core/item_encoding.h"
+#include "custom_ops/core/item_matrix.h"
 #include "custom_ops/core/masked_knn.h"
+#include "custom_ops/core/retrieval.h"
 #include "custom_ops/core/vectors.h"
+#include "custom_ops/kernels/code_attrs.h"
 #include "custom_ops/kernels/index_variables.h"
 #include "custom_ops/kernels/kernel_checks.h"
 #include "custom_ops/kernels/tf_parallel.h"
@@ -173,6 +177,20 @@ class RetrieveOp : public OpKernel {
     std::vector<int64_t> missing;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("return_missing", &missing));
     OP_REQUIRES_OK(ctx, returned_.Init(missing));
+    std::string algorithm;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("algorithm", &algorithm));
+    algorithm_ = algorithm == "masked"        ? Algorithm::kMasked
+                 : algorithm == "prefiltered" ? Algorithm::kPrefiltered
+                 : algorithm == "quantized"   ? Algorithm::kQuantized
+                                              : Algorithm::kAuto;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("shortlist", &shortlist_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("costs", &costs_));
+    OP_REQUIRES_OK(ctx, code_attrs_.Init(ctx));
+    OP_REQUIRES(ctx,
+                algorithm_ != Algorithm::kQuantized || code_attrs_.has_codes(),
+                absl::InvalidArgumentError(
+                    "`algorithm` must not be quantized for an index without "
+                    "`codes`; give codes or take another"));
   }
 
   void Compute(OpKernelContext* ctx) override {
@@ -187,13 +205,8 @@ class RetrieveOp : public OpKernel {
                     " queries, got ", programs.dim_size(0))));
 
     IndexReader index;
-    OP_REQUIRES_OK(ctx, index.Open(ctx, /*with_embeddings=*/true,
-                                   /*with_columns=*/true));
-    OP_REQUIRES(ctx, queries.dim_size(1) == index.dim(),
-                absl::InvalidArgumentError(absl::StrCat(
-                    "`queries` must have shape [batch, ", index.dim(),
-                    "], the dimension of the index, got ",
-                    queries.shape().DebugString())));
+    OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kAll));
+    OP_REQUIRES_OK(ctx, CheckIndex(index, queries));
     FilterMasks masks;
     OP_REQUIRES_OK(ctx, InitMasks(programs, index, &masks));
 
@@ -208,21 +221,35 @@ class RetrieveOp : public OpKernel {
     int64_t* const row = rows->flat<int64_t>().data();
 
     if (batch > 0) {
-      KnnInput input;
+      RetrievalInput input;
       std::vector<float> normalized;
-      input.queries = Queries(queries, &normalized);
-      input.num_queries = batch;
-      input.items = index.embeddings();
-      input.num_rows = index.num_rows();
-      input.dim = index.dim();
-      input.metric = metric_;
-      input.k = k_;
+      std::vector<float> samples;
+      input.knn.queries = Queries(queries, &normalized);
+      input.knn.num_queries = batch;
+      input.knn.items = index.items();
+      input.knn.num_rows = index.num_rows();
+      input.knn.dim = queries.dim_size(1);
+      input.knn.metric = metric_;
+      input.knn.k = k_;
+      input.algorithm = algorithm_;
+      if (code_attrs_.has_codes()) {
+        samples = code_attrs_.Project(input.knn.queries, batch);
+        input.code.samples = samples.data();
+        input.code.codes = index.codes();
+        input.code.words = index.code_words();
+        input.code.scoring = code_attrs_.scoring();
+        input.code.shortlist = shortlist_;
+      }
+      const std::string error =
+          PlannerCosts::FromList(costs_, index.items().type, &input.costs);
+      OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(error));
       KnnOutput output;
       output.scores = scores->flat<float>().data();
       output.rows = row;
       output.counts = num_results->flat<int32_t>().data();
-      MaskedKnn(input, masks, masks.mask_of_program().data(),
-                TensorFlowParallel(ctx), output);
+      index.resource().CountSearches(
+          RetrieveRows(input, masks, masks.mask_of_program().data(),
+                       TensorFlowParallel(ctx), output));
     }
     int64_t* const id = ids->flat<int64_t>().data();
     for (int64_t i = 0; i < ids->NumElements(); ++i) {
@@ -235,6 +262,26 @@ class RetrieveOp : public OpKernel {
   }
 
  private:
+  // The queries, the embeddings and the codes must fit each other.
+  absl::Status CheckIndex(const IndexReader& index,
+                          const Tensor& queries) const {
+    const bool has_items = index.items().data != nullptr;
+    if (!has_items && (algorithm_ == Algorithm::kMasked ||
+                       algorithm_ == Algorithm::kPrefiltered)) {
+      return absl::InvalidArgumentError(
+          "`algorithm` must be auto or quantized for an index of codes alone");
+    }
+    const int64_t dim = has_items ? index.dim() : code_attrs_.dim();
+    if (queries.dim_size(1) != dim) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("`queries` must have shape [batch, ", dim,
+                       "], the dimension of the index, got ",
+                       queries.shape().DebugString()));
+    }
+    if (!code_attrs_.has_codes()) return absl::OkStatus();
+    return code_attrs_.Check(index.code_words(), dim);
+  }
+
   // The queries as they are scored; in `normalized` if they are changed.
   const float* Queries(const Tensor& queries,
                        std::vector<float>* normalized) const {
@@ -252,11 +299,16 @@ class RetrieveOp : public OpKernel {
   Metric metric_ = Metric::kInnerProduct;
   bool normalize_ = false;
   ReturnedColumns returned_;
+  Algorithm algorithm_ = Algorithm::kAuto;
+  CodeAttrs code_attrs_;
+  int64_t shortlist_ = 0;
+  std::vector<float> costs_;
 };
 
 class LookupOp : public OpKernel {
  public:
   explicit LookupOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("value_types", &returned_.types));
     for (size_t i = 0; i < returned_.types.size(); ++i) {
       returned_.columns.push_back(static_cast<int64_t>(i));
@@ -276,9 +328,9 @@ class LookupOp : public OpKernel {
     const int64_t* const id = input.flat<int64_t>().data();
 
     IndexReader index;
-    OP_REQUIRES_OK(ctx, index.Open(ctx, /*with_embeddings=*/true,
-                                   /*with_columns=*/true));
-    const int64_t dim = index.dim();
+    OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kAll));
+    const ItemMatrix& items = index.items();
+    const int64_t dim = items.data != nullptr ? index.dim() : dim_;
     const int num_values = static_cast<int>(returned_.types.size());
     Tensor* embeddings;
     OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 0, {batch, dim}, &embeddings));
@@ -291,8 +343,8 @@ class LookupOp : public OpKernel {
     for (int64_t i = 0; i < batch; ++i, embedding += dim) {
       row[i] = index.state().row_of_id.RowOf(id[i]);
       found->flat<bool>()(i) = row[i] >= 0;
-      if (row[i] >= 0) {
-        std::copy_n(index.embeddings() + row[i] * dim, dim, embedding);
+      if (row[i] >= 0 && items.data != nullptr) {
+        DecodeRow(items, row[i], dim, embedding);
       } else {
         std::fill_n(embedding, dim, 0.0f);
       }
@@ -303,6 +355,7 @@ class LookupOp : public OpKernel {
   }
 
  private:
+  int64_t dim_ = 0;
   ReturnedColumns returned_;
 };
 

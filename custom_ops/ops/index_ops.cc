@@ -9,6 +9,7 @@
 
 namespace lintf {
 
+using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ScalarShape;
 using tensorflow::shape_inference::ShapeHandle;
@@ -42,6 +43,7 @@ REGISTER_OP("Lintf>IndexStats")
     .Input("num_rows: resource")
     .Output("rows: int64")
     .Output("live_rows: int64")
+    .Output("searches: int64")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle unused;
@@ -50,6 +52,7 @@ REGISTER_OP("Lintf>IndexStats")
       }
       c->set_output(0, c->Scalar());
       c->set_output(1, c->Scalar());
+      c->set_output(2, c->Vector(3));
       return absl::OkStatus();
     })
     .Doc(R"doc(
@@ -61,6 +64,9 @@ ids: handle of an int64 variable `[capacity]`: the item of each row, -1 for a
 num_rows: handle of an int64 variable `[]`: rows in use.
 rows: the value of `num_rows`; `[]`.
 live_rows: rows in use that have an item; `[]`.
+searches: queries that were answered by masked, prefiltered and quantized search
+  since the index was loaded; `[3]`. A batch whose rows were scored in both exact
+  ways counts as the one that scored more.
 )doc");
 
 REGISTER_OP("Lintf>InvalidateIndex")
@@ -131,6 +137,85 @@ index: handle from `Lintf>IndexHandle`.
 variable: handle of a variable `[capacity, ...]`.
 start: the first row; `[]`.
 values: the rows; `[n, ...]`. `n` may be 0.
+)doc");
+
+REGISTER_OP("Lintf>AssignCodes")
+    .Input("index: resource")
+    .Input("variable: resource")
+    .Input("start: int64")
+    .Input("codes: int64")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle unused;
+      for (int i = 0; i < 3; ++i) {
+        TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &unused));
+      }
+      ShapeHandle codes;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 2, &codes));
+      const auto* variable = c->input_handle_shapes_and_types(1);
+      if (variable == nullptr || variable->size() != 1) return absl::OkStatus();
+      ShapeHandle shape;
+      TF_RETURN_IF_ERROR(c->WithRank((*variable)[0].shape, 3, &shape));
+      DimensionHandle merged;
+      return c->Merge(c->Dim(shape, 1), c->Dim(codes, 1), &merged);
+    })
+    .Doc(R"doc(
+Writes the codes of rows of an index in place.
+
+A variable of codes holds blocks of 64 rows, word by word: word `w` of row `r` is
+element `[r / 64, w, r % 64]`. Errors as in `Lintf>AssignRows`.
+
+index: handle from `Lintf>IndexHandle`.
+variable: handle of an int64 variable `[blocks, words, 64]`.
+start: the first row; `[]`.
+codes: a code a row, as `Lintf>SignOporp` makes them; `[n, words]`. `n` may be
+  0.
+)doc");
+
+REGISTER_OP("Lintf>PlannerCosts")
+    .Input("index: resource")
+    .Input("ids: resource")
+    .Input("embeddings: resource")
+    .Input("num_rows: resource")
+    .Input("scales: num_scales * resource")
+    .Input("codes: num_codes * resource")
+    .Output("costs: float")
+    .Attr("num_scales: int >= 0 = 0")
+    .Attr("num_codes: int >= 0 = 0")
+    .Attr("dim: int >= 0 = 0")
+    .Attr("bins: int >= 0 = 0")
+    .Attr("repeats: int >= 0 = 0")
+    .Attr("seed: int = 0")
+    .Attr("scoring: {'symmetric', 'asymmetric'} = 'asymmetric'")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle unused;
+      for (int i = 0; i < c->num_inputs(); ++i) {
+        TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &unused));
+      }
+      c->set_output(0, c->UnknownShapeOfRank(1));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Measures what searches cost on this machine, for the `costs` of `Lintf>Retrieve`.
+
+Times the kernels of each algorithm on one thread over the first rows of the
+index, for about a second. The result differs from run to run.
+
+index: handle from `Lintf>IndexHandle`.
+ids: as in `Lintf>Retrieve`, and so are the others.
+embeddings: as there.
+num_rows: as there.
+scales: as there.
+codes: as there.
+costs: nanoseconds; `[5]`: for each row and dimension, one vector of queries in
+  masked search, one row of pre-filtered search, and each query of it; for each
+  word of a row's code; for each row of a shortlist.
+dim: as in `Lintf>Retrieve`, and so are the others.
+bins: as there.
+repeats: as there.
+seed: as there.
+scoring: as there.
 )doc");
 
 }  // namespace lintf

@@ -23,9 +23,32 @@ absl::Status EmbeddingDim(InferenceContext* c, int input,
   *dim = c->UnknownDim();
   const auto* variable = c->input_handle_shapes_and_types(input);
   if (variable == nullptr || variable->size() != 1) return absl::OkStatus();
+  // An index of codes alone names its codes here.
+  if ((*variable)[0].dtype == tensorflow::DT_INT64) return absl::OkStatus();
   ShapeHandle shape;
   TF_RETURN_IF_ERROR(c->WithRank((*variable)[0].shape, 2, &shape));
   *dim = c->Dim(shape, 1);
+  return absl::OkStatus();
+}
+
+// Merges `dim` with the attribute `dim`, where that is given.
+absl::Status MergeDimAttr(InferenceContext* c, DimensionHandle* dim) {
+  int64_t given;
+  TF_RETURN_IF_ERROR(c->GetAttr("dim", &given));
+  if (given == 0) return absl::OkStatus();
+  return c->Merge(*dim, c->MakeDim(given), dim);
+}
+
+// `scales` and `codes` are one variable each, or none.
+absl::Status CheckOptional(InferenceContext* c) {
+  for (const char* name : {"num_scales", "num_codes"}) {
+    int64_t count;
+    TF_RETURN_IF_ERROR(c->GetAttr(name, &count));
+    if (count > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("`", name, "` must be 0 or 1, got ", count));
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -79,6 +102,8 @@ REGISTER_OP("Lintf>Retrieve")
     .Input("embeddings: resource")
     .Input("num_rows: resource")
     .Input("columns: N * resource")
+    .Input("scales: num_scales * resource")
+    .Input("codes: num_codes * resource")
     .Output("result_ids: int64")
     .Output("scores: float")
     .Output("num_results: int32")
@@ -90,6 +115,16 @@ REGISTER_OP("Lintf>Retrieve")
     .Attr("return_columns: list(int) >= 0 = []")
     .Attr("return_types: list(type) >= 0 = []")
     .Attr("return_missing: list(int) >= 0 = []")
+    .Attr("num_scales: int >= 0 = 0")
+    .Attr("num_codes: int >= 0 = 0")
+    .Attr("algorithm: {'auto', 'masked', 'prefiltered', 'quantized'} = 'auto'")
+    .Attr("dim: int >= 0 = 0")
+    .Attr("bins: int >= 0 = 0")
+    .Attr("repeats: int >= 0 = 0")
+    .Attr("seed: int = 0")
+    .Attr("scoring: {'symmetric', 'asymmetric'} = 'asymmetric'")
+    .Attr("shortlist: int >= 0 = 0")
+    .Attr("costs: list(float) >= 0 = []")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle queries;
@@ -103,6 +138,8 @@ REGISTER_OP("Lintf>Retrieve")
           c->Merge(c->Dim(queries, 0), c->Dim(programs, 0), &batch));
       DimensionHandle dim;
       TF_RETURN_IF_ERROR(EmbeddingDim(c, 4, &dim));
+      TF_RETURN_IF_ERROR(MergeDimAttr(c, &dim));
+      TF_RETURN_IF_ERROR(CheckOptional(c));
       TF_RETURN_IF_ERROR(c->Merge(c->Dim(queries, 1), dim, &unused));
 
       int num_columns;
@@ -139,14 +176,25 @@ REGISTER_OP("Lintf>Retrieve")
       return absl::OkStatus();
     })
     .Doc(R"doc(
-Finds the k best items of an index that pass a filter: exact search.
+Finds the k best items of an index that pass a filter.
 
 Filters, scores, selects and gathers in one consistent read, under the
 variables' shared locks; nothing of the index is copied. Scores are summed in
-float32 by fused multiply-add over ascending dimensions, so a query's result is
-the same bits alone and in any batch. Best first; equal scores by lower row. A
-filtered or dead row is never returned, whatever its score. Unused slots, where
-fewer than k rows pass, hold id -1, score -inf, row -1 and missing values.
+float32 by fused multiply-add over ascending dimensions (int8 embeddings: in
+int32), so a query's result is the same bits alone and in any batch. Best first;
+equal scores by lower row. A filtered or dead row is never returned, whatever
+its score. Unused slots, where fewer than k rows pass, hold id -1, score -inf,
+row -1 and missing values.
+
+The algorithms are LiNR's (section 3.1 of arXiv 2407.13218). `masked` scores
+each row that passes for any query of the batch for all of them; `prefiltered`
+scores for each query the rows that pass for it. Both are exact and give the
+same bits. `quantized` selects a shortlist by 1-bit codes among the rows that
+pass, and rescores it exactly; with no embeddings, scores are those of the
+codes: matched bits, or the estimated inner product of the samples. `auto`
+takes codes, if there are any, for queries where they cost less by the
+constants in `costs`, which depends on a query's own pass count and not on the
+batch; and otherwise, for each tile of rows, the cheaper of the exact two.
 
 INVALID_ARGUMENT if shapes do not fit each other or the index, if a query holds
 NaN or an infinity, and for a malformed program (`program 3: ...`).
@@ -156,10 +204,15 @@ queries: `[batch, dim]`.
 programs: from `Lintf>CompileFilter`; `[batch, words]`.
 index: handle from `Lintf>IndexHandle`.
 ids: handle of an int64 variable `[capacity]`; -1 in a dead row.
-embeddings: handle of a float variable `[capacity, dim]`.
+embeddings: handle of a float, bfloat16, half or int8 variable
+  `[capacity, dim]`; of the codes again if there are no embeddings.
 num_rows: handle of an int64 variable `[]`: rows in use.
 columns: handles of the attribute variables in schema order, `[capacity]` or
   `[capacity, width]`.
+scales: handle of a float variable `[capacity]`, for int8 embeddings: what each
+  row is multiplied by.
+codes: handle of an int64 variable `[ceil(capacity / 64), words, 64]`, written
+  by `Lintf>AssignCodes`; or none.
 result_ids: item ids; `[batch, k]`.
 scores: `[batch, k]`.
 num_results: slots in use; `[batch]`.
@@ -174,6 +227,16 @@ return_columns: positions in `columns`.
 return_types: their dtypes.
 return_missing: what stands for missing in each of them; for a float column
   always NaN. Without it: the lowest value of a signed column, 0 of others.
+algorithm: as above.
+dim: dimension of the queries; needed with codes.
+bins: samples of one repeat of the codes (`Lintf>SignOporp`).
+repeats: repeats of the codes.
+seed: seed of the codes.
+scoring: how codes are compared: `symmetric` counts the bits that the query's
+  code has too, `asymmetric` keeps the query's samples in full.
+shortlist: rows that codes select for rescoring; raised to k.
+costs: constants of the cost model, from `Lintf>PlannerCosts`; empty for those
+  that are compiled in.
 )doc");
 
 REGISTER_OP("Lintf>Lookup")
@@ -183,6 +246,8 @@ REGISTER_OP("Lintf>Lookup")
     .Input("embeddings: resource")
     .Input("num_rows: resource")
     .Input("columns: N * resource")
+    .Input("scales: num_scales * resource")
+    .Input("codes: num_codes * resource")
     .Output("embedding: float")
     .Output("values: value_types")
     .Output("found: bool")
@@ -190,6 +255,9 @@ REGISTER_OP("Lintf>Lookup")
     .Attr("N: int >= 0")
     .Attr("value_types: list(type) >= 0")
     .Attr("value_missing: list(int) >= 0 = []")
+    .Attr("num_scales: int >= 0 = 0")
+    .Attr("num_codes: int >= 0 = 0")
+    .Attr("dim: int >= 0 = 0")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle id;
@@ -197,6 +265,8 @@ REGISTER_OP("Lintf>Lookup")
       TF_RETURN_IF_ERROR(CheckHandles(c, 1));
       DimensionHandle dim;
       TF_RETURN_IF_ERROR(EmbeddingDim(c, 3, &dim));
+      TF_RETURN_IF_ERROR(MergeDimAttr(c, &dim));
+      TF_RETURN_IF_ERROR(CheckOptional(c));
       int num_columns;
       TF_RETURN_IF_ERROR(c->GetAttr("N", &num_columns));
       tensorflow::DataTypeVector types;
@@ -226,10 +296,13 @@ the rows asked for. Errors as in `Lintf>Retrieve`.
 id: item ids; `[batch]`. -1 is never found.
 index: handle from `Lintf>IndexHandle`.
 ids: handle of an int64 variable `[capacity]`; -1 in a dead row.
-embeddings: handle of a float variable `[capacity, dim]`.
+embeddings: handle of a float, bfloat16, half or int8 variable
+  `[capacity, dim]`; of the codes if there are no embeddings.
 num_rows: handle of an int64 variable `[]`: rows in use.
 columns: handles of attribute variables, `[capacity]` or `[capacity, width]`.
-embedding: 0 where not found; `[batch, dim]`.
+scales: handle of a float variable `[capacity]`, for int8 embeddings.
+codes: handle of the codes, or none; needed if there are no embeddings.
+embedding: as float; 0 where not found, and if there are none; `[batch, dim]`.
 values: what each column holds, missing where not found; `[batch]` or
   `[batch, width]`.
 found: whether the index has the item; `[batch]`.
@@ -237,6 +310,7 @@ row: its row, -1 where not found; `[batch]`.
 value_types: the dtypes of the columns.
 value_missing: what stands for missing in each column; for a float column
   always NaN. Without it: the lowest value of a signed column, 0 of others.
+dim: dimension of `embedding` if there are no embeddings.
 )doc");
 
 }  // namespace

@@ -6,14 +6,17 @@ operations can be loaded. It needs TensorFlow of the minor version that the
 library was built for; see `lintf.ops.library`.
 """
 
+from lintf.ops.codes import quantized_knn, sign_oporp, sign_oporp_signs
 from lintf.ops.filters import FilterMask, compile_filter, filter_mask
 from lintf.ops.index import (
     IndexResource,
     IndexStats,
+    assign_codes,
     assign_rows,
     index_stats,
+    planner_costs,
 )
-from lintf.ops.knn import MaskedKnn, masked_knn
+from lintf.ops.knn import Neighbors, masked_knn, prefiltered_knn
 from lintf.ops.lookup import LookedUp, lookup
 from lintf.ops.retrieve import Retrieved, retrieve
 
@@ -22,13 +25,19 @@ __all__ = [
     "IndexResource",
     "IndexStats",
     "LookedUp",
-    "MaskedKnn",
+    "Neighbors",
     "Retrieved",
+    "assign_codes",
     "assign_rows",
     "compile_filter",
     "filter_mask",
     "index_stats",
     "lookup",
     "masked_knn",
+    "planner_costs",
+    "prefiltered_knn",
+    "quantized_knn",
     "retrieve",
+    "sign_oporp",
+    "sign_oporp_signs",
 ]

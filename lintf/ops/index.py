@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.python.eager import context
 
 from lintf.ops import library
+
+if TYPE_CHECKING:
+    from lintf.index.schema import Quantization
 
 _ops = library.load()
 
@@ -19,10 +22,13 @@ class IndexStats(NamedTuple):
     Attributes:
         num_rows: `[]` int64, rows in use.
         live_rows: `[]` int64, those of them that hold an item.
+        searches: `[3]` int64, queries that were answered by masked,
+            pre-filtered and quantized search since the index was loaded.
     """
 
     num_rows: tf.Tensor
     live_rows: tf.Tensor
+    searches: tf.Tensor
 
 
 class IndexResource(tf.saved_model.experimental.TrackableResource):
@@ -144,4 +150,112 @@ def index_stats(
     stats = _ops.lintf_index_stats(
         handle_of(resource), handle_of(ids), handle_of(num_rows), name=name
     )
-    return IndexStats(stats.rows, stats.live_rows)
+    return IndexStats(stats.rows, stats.live_rows, stats.searches)
+
+
+def assign_codes(
+    resource: Any,
+    variable: Any,
+    start: Any,
+    codes: Any,
+    *,
+    name: str | None = None,
+) -> Any:
+    """Writes the codes of rows of an index in place.
+
+    Args:
+        resource: The `IndexResource`.
+        variable: `[ceil(capacity / 64), words, 64]` int64 variable: blocks of
+            64 rows, word by word.
+        start: `[]` integer, the first row.
+        codes: `[n, words]` int64, from `sign_oporp`.
+        name: Of the operation.
+
+    Returns:
+        The operation in a graph; nothing otherwise.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The rows do not fit; nothing was
+            written.
+
+    >>> codes = tf.Variable(tf.zeros([1, 2, 64], tf.int64))
+    >>> assign_codes(IndexResource(), codes, 3, [[5, 6]])
+    >>> codes.numpy()[0, :, 3].tolist()
+    [5, 6]
+    """
+    return _ops.lintf_assign_codes(
+        handle_of(resource),
+        handle_of(variable),
+        tf.convert_to_tensor(start, tf.int64),
+        tf.convert_to_tensor(codes, tf.int64),
+        name=name,
+    )
+
+
+def planner_costs(
+    resource: Any,
+    ids: Any,
+    embeddings: Any,
+    num_rows: Any,
+    *,
+    scales: Any = None,
+    codes: Any = None,
+    quantization: Quantization | None = None,
+    dim: int = 0,
+    name: str | None = None,
+) -> tf.Tensor:
+    """Measures what searches cost on this machine, for `retrieve`'s planner.
+
+    Takes about a second on one thread. The result differs from run to run.
+
+    Args:
+        resource: The `IndexResource`.
+        ids: As in `retrieve`, and so are the others.
+        embeddings: As there; None for an index of codes alone.
+        num_rows: As there.
+        scales: As there.
+        codes: As there.
+        quantization: As there.
+        dim: As there.
+        name: Of the operation.
+
+    Returns:
+        `[5]` float32, nanoseconds: for each row and dimension, one vector of
+        queries in masked search, one row of pre-filtered search, and each
+        query of it; for each word of a row's code; for each row of a
+        shortlist.
+    """
+    attrs = code_attrs(codes, quantization, dim)
+    del attrs["shortlist"]
+    return _ops.lintf_planner_costs(
+        handle_of(resource),
+        handle_of(ids),
+        handle_of(codes if embeddings is None else embeddings),
+        handle_of(num_rows),
+        [] if scales is None else [handle_of(scales)],
+        [] if codes is None else [handle_of(codes)],
+        name=name,
+        **attrs,
+    )
+
+
+def code_attrs(
+    codes: Any, quantization: Quantization | None, dim: int
+) -> dict[str, Any]:
+    """The attributes by which operations on an index know its codes.
+
+    Raises:
+        ValueError: Codes without their quantization, or the other way round.
+    """
+    if (codes is None) != (quantization is None):
+        raise ValueError("`codes` and `quantization` go together, got only one")
+    if quantization is None:
+        return {"shortlist": 0}
+    return {
+        "dim": dim,
+        "bins": quantization.bins,
+        "repeats": quantization.repeats,
+        "seed": quantization.seed,
+        "scoring": quantization.scoring,
+        "shortlist": quantization.shortlist,
+    }

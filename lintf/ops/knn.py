@@ -12,7 +12,7 @@ from lintf.ops import library
 _ops = library.load()
 
 
-class MaskedKnn(NamedTuple):
+class Neighbors(NamedTuple):
     """The best items of each query, best first.
 
     Attributes:
@@ -34,7 +34,7 @@ def masked_knn(
     *,
     metric: str = "inner_product",
     name: str | None = None,
-) -> MaskedKnn:
+) -> Neighbors:
     """Finds the k best items that pass a mask: exact and deterministic.
 
     LiNR's V1 (section 3.1.1 of arXiv 2407.13218), but that an item whose mask
@@ -67,26 +67,80 @@ def masked_knn(
     >>> found.indices.numpy().tolist(), found.scores.numpy().tolist()
     ([[2, 0, -1]], [[5.0, 3.0, -inf]])
     """
-    mask = tf.convert_to_tensor(mask, tf.bool)
-    if mask.shape.rank == 1:
-        mask = mask[tf.newaxis]
     found = _ops.lintf_masked_knn(
         tf.convert_to_tensor(queries, tf.float32),
         tf.convert_to_tensor(items, tf.float32),
-        mask,
+        mask_rows(mask),
         k=k,
         metric=metric,
         name=name,
     )
-    return MaskedKnn(found.scores, found.indices, found.num_results)
+    return Neighbors(found.scores, found.indices, found.num_results)
 
 
+def prefiltered_knn(
+    queries: Any,
+    items: Any,
+    mask: Any,
+    k: int,
+    *,
+    metric: str = "inner_product",
+    name: str | None = None,
+) -> Neighbors:
+    """Finds the k best items that pass a mask, scoring no others.
+
+    LiNR's V2 (section 3.1.2 of arXiv 2407.13218): the same results, bit by
+    bit, and the same gradients as `masked_knn`, which scores an item that
+    passes for any query of the batch for all of them. Faster where few items
+    pass and the masks differ.
+
+    Args:
+        queries: `[batch, dim]` float32, finite.
+        items: `[items, dim]` float32.
+        mask: `[items]`, `[1, items]` or `[batch, items]` bool: true where an
+            item may be returned.
+        k: Results a query, at least 1; may exceed the number of items.
+        metric: "inner_product", or "l2": minus the squared Euclidean distance.
+        name: Of the operation.
+
+    Raises:
+        tf.errors.InvalidArgumentError: A query holds NaN or an infinity.
+        ValueError: Shapes that are known in advance do not fit each other.
+
+    >>> found = prefiltered_knn(
+    ...     queries=[[1.0, 0.0]],
+    ...     items=[[3.0, 0.0], [9.0, 0.0], [5.0, 1.0]],
+    ...     mask=[True, False, True],
+    ...     k=1,
+    ... )
+    >>> found.indices.numpy().tolist(), found.scores.numpy().tolist()
+    ([[2]], [[5.0]])
+    """
+    found = _ops.lintf_prefiltered_knn(
+        tf.convert_to_tensor(queries, tf.float32),
+        tf.convert_to_tensor(items, tf.float32),
+        mask_rows(mask),
+        k=k,
+        metric=metric,
+        name=name,
+    )
+    return Neighbors(found.scores, found.indices, found.num_results)
+
+
+def mask_rows(mask: Any) -> tf.Tensor:
+    """A mask as the operations take it: `[1 or batch, items]` bool."""
+    mask = tf.convert_to_tensor(mask, tf.bool)
+    return mask[tf.newaxis] if mask.shape.rank == 1 else mask
+
+
+@tf.RegisterGradient("Lintf>PrefilteredKnn")
 @tf.RegisterGradient("Lintf>MaskedKnn")
-def _masked_knn_gradient(
+@tf.RegisterGradient("Lintf>QuantizedKnn")
+def _knn_gradient(
     op: Any, scores_gradient: tf.Tensor, *unused: tf.Tensor
 ) -> list[Any]:
     """Gradients of the scores q·x, or -|q - x|^2, in q and in x."""
-    queries, items, _ = op.inputs
+    queries, items = op.inputs[:2]
     indices = op.outputs[1]
     used = indices >= 0
     # An unused slot must not contribute, not even a gradient of NaN.
@@ -107,4 +161,5 @@ def _masked_knn_gradient(
         tf.boolean_mask(indices, used),
         tf.shape(items, out_type=tf.int64),
     )
-    return [queries_gradient, items_gradient, None]
+    # Neither the mask nor the codes have a gradient.
+    return [queries_gradient, items_gradient] + [None] * (len(op.inputs) - 2)

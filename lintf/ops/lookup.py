@@ -41,6 +41,9 @@ def lookup(
     columns: Sequence[Any],
     *,
     missing: Sequence[Any] | None = None,
+    scales: Any = None,
+    codes: Any = None,
+    dim: int = 0,
     name: str | None = None,
 ) -> LookedUp:
     """Reads rows of an index by item id, in one consistent read.
@@ -49,11 +52,16 @@ def lookup(
         id: `[batch]` int64 item ids.
         resource: The `IndexResource`.
         ids: `[capacity]` int64 variable, -1 in rows without an item.
-        embeddings: `[capacity, dim]` float32 variable.
+        embeddings: `[capacity, dim]` float32, bfloat16, float16 or int8
+            variable; None for an index of codes alone, whose embeddings are
+            0.
         num_rows: `[]` int64 variable: rows in use.
         columns: Attribute variables, `[capacity]` or `[capacity, width]`.
         missing: What stands for missing in each column; without it NaN
             (float), the lowest value (signed integers), 0 (unsigned).
+        scales: `[capacity]` float32 variable, for int8 embeddings.
+        codes: The codes; needed without embeddings.
+        dim: Of the embeddings; needed without them.
         name: Of the operation.
 
     Raises:
@@ -77,11 +85,14 @@ def lookup(
         tf.convert_to_tensor(id, tf.int64),
         handle_of(resource),
         handle_of(ids),
-        handle_of(embeddings),
+        handle_of(codes if embeddings is None else embeddings),
         handle_of(num_rows),
         [handle_of(c) for c in columns],
+        [] if scales is None else [handle_of(scales)],
+        [] if codes is None else [handle_of(codes)],
         value_types=types,
         value_missing=missing_attr(types, missing),
+        dim=dim,
         name=name,
     )
     return LookedUp(

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
 from lintf.ops import library
-from lintf.ops.index import handle_of
+from lintf.ops.index import code_attrs, handle_of
+
+if TYPE_CHECKING:
+    from lintf.index.schema import Quantization
 
 _ops = library.load()
 
@@ -47,19 +50,33 @@ def retrieve(
     metric: str = "inner_product",
     return_columns: Sequence[int] = (),
     return_missing: Sequence[Any] | None = None,
+    algorithm: str = "auto",
+    scales: Any = None,
+    codes: Any = None,
+    quantization: Quantization | None = None,
+    dim: int = 0,
+    costs: Sequence[float] = (),
     name: str | None = None,
 ) -> Retrieved:
-    """Finds the k best rows of an index that pass a filter: exact search.
+    """Finds the k best rows of an index that pass a filter.
 
     Reads the variables in place, in one consistent read. A query's results
     are the same bits alone and in any batch. Equal scores come by lower row.
+
+    The algorithms are LiNR's (section 3.1 of arXiv 2407.13218): "masked" and
+    "prefiltered" are exact and give the same bits; "quantized" selects a
+    shortlist by 1-bit codes and rescores it. "auto" takes codes, where there
+    are any, for queries for which they cost less, and otherwise the cheaper
+    of the exact two for each tile of rows.
 
     Args:
         queries: `[batch, dim]` float32, finite.
         programs: `[batch, words]` int64, from `compile_filter`.
         resource: The `IndexResource`.
         ids: `[capacity]` int64 variable, -1 in rows without an item.
-        embeddings: `[capacity, dim]` float32 variable.
+        embeddings: `[capacity, dim]` float32, bfloat16, float16 or int8
+            variable; None for an index of codes alone, whose scores are
+            those of the codes.
         num_rows: `[]` int64 variable: rows in use.
         columns: The attribute variables in schema order.
         k: Results a query, at least 1; may exceed the number of rows.
@@ -69,11 +86,20 @@ def retrieve(
         return_columns: Which of `columns` come back with the results.
         return_missing: What stands for missing in each of them; without it
             NaN (float), the lowest value (signed integers), 0 (unsigned).
+        algorithm: "auto", "masked", "prefiltered" or "quantized".
+        scales: `[capacity]` float32 variable, for int8 embeddings.
+        codes: `[ceil(capacity / 64), words, 64]` int64 variable, filled by
+            `assign_codes`.
+        quantization: How the codes were made and are used; goes with `codes`.
+        dim: Of the queries; needed with `codes`.
+        costs: From `planner_costs`; without them, those that are compiled in.
         name: Of the operation.
 
     Raises:
+        ValueError: `codes` without `quantization`, or the other way round.
         tf.errors.InvalidArgumentError: A query is not finite, a program is
-            malformed, or shapes or dtypes do not fit each other.
+            malformed, the algorithm needs codes or embeddings that are not
+            there, or shapes or dtypes do not fit each other.
         tf.errors.FailedPreconditionError: A variable has no value, or two
             rows have the same id.
 
@@ -100,15 +126,20 @@ def retrieve(
         tf.convert_to_tensor(programs, tf.int64),
         handle_of(resource),
         handle_of(ids),
-        handle_of(embeddings),
+        handle_of(codes if embeddings is None else embeddings),
         handle_of(num_rows),
         [handle_of(c) for c in columns],
+        [] if scales is None else [handle_of(scales)],
+        [] if codes is None else [handle_of(codes)],
         k=k,
         metric=metric,
         return_columns=list(return_columns),
         return_types=types,
         return_missing=missing_attr(types, return_missing),
+        algorithm=algorithm,
+        costs=list(costs),
         name=name,
+        **code_attrs(codes, quantization, dim),
     )
     return Retrieved(
         found.result_ids,

@@ -39,12 +39,14 @@ def test_repeats_and_nothing():
 def test_empty_index():
     index = ToyIndex(rows=0, capacity=9, dim=4)
     assert not index.lookup(index.id_values).found.numpy().any()
-    assert [int(n) for n in index.stats()] == [0, 0]
+    stats = index.stats()
+    assert (int(stats.num_rows), int(stats.live_rows)) == (0, 0)
 
 
 def test_stats():
     index = ToyIndex(rows=9, capacity=20, dim=4, dead=[0, 8, 12])
-    assert [int(n) for n in index.stats()] == [9, 7]
+    stats = index.stats()
+    assert (int(stats.num_rows), int(stats.live_rows)) == (9, 7)
 
 
 @pytest.mark.parametrize("shape", [(), (2, 1)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lintf>MaskedKnn against numpy, and its gradients."""
+"""Lintf>MaskedKnn and Lintf>PrefilteredKnn against numpy; gradients."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,10 @@ def _check(queries, items, mask, k, metric):
     np.testing.assert_array_equal(found.indices, indices)
     np.testing.assert_array_equal(found.scores, scores)
     np.testing.assert_array_equal(found.num_results, counts)
-    for first, second in zip(found, again, strict=True):
-        assert first.numpy().tobytes() == second.numpy().tobytes()
+    other = ops.prefiltered_knn(queries, items, mask, k, metric=metric)
+    for first, *others in zip(found, again, other, strict=True):
+        for second in others:
+            assert first.numpy().tobytes() == second.numpy().tobytes()
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -49,12 +49,15 @@ def _spec(shape, dtype):
         (None, None, None, None),
     ],
 )
-def test_masked_knn(queries, items, mask, batch):
-    def search(queries, items, mask):
-        return RAW.lintf_masked_knn(queries, items, mask, k=4)
-
-    shapes = _shapes(search, queries, items, _spec(mask, tf.bool))
-    assert shapes == [[batch, 4], [batch, 4], [batch]]
+def test_knn(queries, items, mask, batch):
+    for search in (RAW.lintf_masked_knn, RAW.lintf_prefiltered_knn):
+        shapes = _shapes(
+            lambda *inputs: search(*inputs, k=4),  # noqa: B023
+            queries,
+            items,
+            _spec(mask, tf.bool),
+        )
+        assert shapes == [[batch, 4], [batch, 4], [batch]]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,74 @@ def test_masked_knn_refuses(queries, items, mask, message):
 
     with pytest.raises(ValueError, match=message):
         _shapes(search, queries, items, _spec(mask, tf.bool))
+
+
+def _quantized(queries, items, codes, mask):
+    return RAW.lintf_quantized_knn(
+        queries, items, codes, mask, k=4, bins=16, repeats=8
+    )
+
+
+def test_quantized_knn():
+    for batch, count in ((2, 5), (None, None)):
+        shapes = _shapes(
+            _quantized,
+            [batch, 32],
+            [count, 32],
+            _spec([count, 2], tf.int64),
+            _spec([1, count], tf.bool),
+        )
+        assert shapes == [[batch, 4], [batch, 4], [batch]]
+    for codes, message in (
+        ([5, 3], "must be equal, but are 3 and 2"),
+        ([6, 2], "must be equal, but are 6 and 5"),
+        ([2], "must be rank 2 but is rank 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _shapes(
+                _quantized,
+                [2, 32],
+                [5, 32],
+                _spec(codes, tf.int64),
+                _spec([1, 5], tf.bool),
+            )
+
+
+def test_sign_oporp():
+    def encode(vectors, bins=16):
+        return RAW.lintf_sign_oporp(vectors, bins=bins, repeats=8)
+
+    assert _shapes(encode, [3, 20]) == [[3, 2], [3, 128]]
+    assert _shapes(encode, None) == [[None, 2], [None, 128]]
+    with pytest.raises(ValueError, match="must be rank 2 but is rank 1"):
+        _shapes(encode, [3])
+    with pytest.raises(ValueError, match="multiple of 64"):
+        _shapes(lambda v: encode(v, bins=3), [3, 20])
+
+
+@pytest.mark.parametrize(
+    "start,codes,message",
+    [
+        ([], [2, 4], "must be equal, but are 2 and 4"),
+        ([], [2], "must be rank 2 but is rank 1"),
+        ([1], [2, 2], "must be rank 0 but is rank 1"),
+    ],
+)
+def test_assign_codes_refuses(start, codes, message):
+    variable = tf.Variable(tf.zeros([1, 2, 64], tf.int64))
+    index = ops.IndexResource()
+
+    def assign(start, codes):
+        RAW.lintf_assign_codes(
+            index.resource_handle, variable.handle, start, codes
+        )
+        return codes
+
+    with pytest.raises(ValueError, match=message):
+        _shapes(assign, _spec(start, tf.int64), _spec(codes, tf.int64))
+    assert _shapes(assign, _spec([], tf.int64), _spec([None, 2], tf.int64)) == [
+        [None, 2]
+    ]
 
 
 def test_k_must_be_positive():
@@ -166,6 +237,8 @@ def _raw_retrieve(handles, **attrs):
         tf.zeros([4, 7], tf.int64),
         *handles[:4],
         handles[4:],
+        [],
+        [],
         **attrs,
     )
 
@@ -201,6 +274,8 @@ def test_retrieve_from_handles_of_unknown_variables():
             "`return_missing` must have 1 entries or none, got 2",
         ),
         ({"metric": "dot"}, "dot"),
+        ({"algorithm": "ann"}, "ann"),
+        ({"dim": 4}, "must be equal, but are 3 and 4"),
     ],
 )
 def test_retrieve_checks_its_attributes(attrs, message):
@@ -253,7 +328,7 @@ def test_lookup():
 def test_index_handle_and_stats():
     assert _shapes(RAW.lintf_index_handle) == [[]]
     index = ToyIndex(rows=5, capacity=8, dim=3)
-    assert _shapes(index.stats) == [[], []]
+    assert _shapes(index.stats) == [[], [], [3]]
     with pytest.raises(ValueError, match="must be rank 0 but is rank 1"):
         _shapes(
             lambda i: RAW.lintf_index_stats(
