@@ -36,6 +36,10 @@ struct CodeKnnInput {
   int64_t words = 0;  // of a code, at most kMaxCodeBits / 64
   CodeScoring scoring = CodeScoring::kSymmetric;
   int64_t keep = 0;  // >= 1; may exceed num_rows
+  // Bytes of hits held at once, beside one list of up to 1.5 * keep where
+  // `keep` itself takes more: large batches are cut into slices that fit, the
+  // rows into segments. The results do not depend on it.
+  int64_t scratch_bytes = int64_t{256} << 20;
 };
 
 // Row-major outputs, owned by the caller. Slots past counts[b] hold row -1

@@ -42,7 +42,7 @@ std::vector<float> RandomVectors(int64_t count, int64_t dim, Random* random) {
   return vectors;
 }
 
-// Computed by hand from the definition in the header, in another language.
+// From the same definition in numpy, tests/references/sign_oporp.py.
 void TestKnownCode() {
   const SignOporp oporp(Config(10, 4, 16, 7));
   std::vector<float> vector;
