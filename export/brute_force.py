@@ -8,12 +8,13 @@ operations, so that it can disagree with them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from lintf.index import columns
+from lintf.index import columns, oporp, storage
 from lintf.index.schema import Attribute, IndexSchema
 
 # Rows scored at once: bounds the memory beside the index itself.
@@ -27,16 +28,37 @@ class Table:
     Attributes:
         schema: What it holds.
         ids: `[rows]` int64; fingerprints if ids are strings.
-        embeddings: `[rows, dim]` float32.
+        embeddings: `[rows, dim]` float32, decoded; None if the index has
+            codes alone.
         attributes: Stored columns `[rows]` or `[rows, width]` by name.
         texts: `[rows]` ids as text, if ids are strings.
+        codes: `[rows, words]` int64, row by row, if there are any.
     """
 
     schema: IndexSchema
     ids: np.ndarray
-    embeddings: np.ndarray
+    embeddings: np.ndarray | None
     attributes: Mapping[str, np.ndarray]
     texts: np.ndarray | None = None
+    codes: np.ndarray | None = None
+
+    @functools.cached_property
+    def projection(self) -> np.ndarray:
+        """`[dim, bits]` float64: vectors times this are samples of codes."""
+        assert self.schema.quantization is not None
+        matrix = oporp.projection(self.schema.quantization, self.schema.dim)
+        return matrix.astype(np.float64)
+
+    @functools.cached_property
+    def largest(self) -> tuple[float, float]:
+        """The greatest 1-norm and the greatest 2-norm of an embedding."""
+        assert self.embeddings is not None
+        ones, twos = 0.0, 0.0
+        for begin in range(0, len(self.embeddings), _BLOCK):
+            block = self.embeddings[begin : begin + _BLOCK].astype(np.float64)
+            ones = max(ones, float(np.abs(block).sum(axis=1).max()))
+            twos = max(twos, float(np.linalg.norm(block, axis=1).max()))
+        return ones, twos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,34 +71,114 @@ class Filter:
 
 def scores(table: Table, query: np.ndarray) -> np.ndarray:
     """Scores of all rows for one query, `[rows]` float64."""
-    query = np.asarray(query, np.float64)
-    metric = table.schema.metric
-    if metric == "cosine":
-        query = query / (np.linalg.norm(query) or 1.0)
+    query = _prepared(table, query)
+    score = _code_scorer(table, query)
+    if table.embeddings is not None:
+        score = _scorer(table.embeddings, query, table.schema.metric)
     out = np.empty(len(table.ids))
     for begin in range(0, len(out), _BLOCK):
-        block = table.embeddings[begin : begin + _BLOCK].astype(np.float64)
-        if metric == "l2":
-            out[begin : begin + _BLOCK] = -np.square(block - query).sum(axis=1)
-        else:
-            out[begin : begin + _BLOCK] = block @ query
+        here = slice(begin, begin + _BLOCK)
+        out[here] = score(here)
     return out
 
 
 def tolerance(table: Table, query: np.ndarray) -> float:
-    """How far float32 sums of `dim` products may be from the exact score.
+    """How far a right score may be from the exact one.
 
-    `dim` roundings of half an epsilon each, of products no larger than the
-    norms' product; the l2 score sums three such terms.
+    Of embeddings: `dim` roundings of half an epsilon each, of products no
+    larger than the norms' product (the l2 score sums three such terms), and
+    what rounding the query costs, if they are int8. Of codes alone: the bits
+    of the query's code that rounding may change, or the rounding of tables.
     """
-    size = np.sqrt(np.square(table.embeddings, dtype=np.float64).sum(1).max())
-    size = max(float(size), 1e-30) * max(float(np.linalg.norm(query)), 1e-30)
-    if table.schema.metric == "cosine":
-        size = 1.0
+    query = _prepared(table, query)
+    if table.embeddings is None:
+        return _code_tolerance(table, query)
+    ones, twos = table.largest
+    norm = float(np.linalg.norm(query))
+    size = max(twos, 1e-30) * max(norm, 1e-30)
+    off = storage.query_error_bound(query, table.schema.dtype)
+    rounding = off * ones
     if table.schema.metric == "l2":
-        norms = np.square(table.embeddings, dtype=np.float64).sum(1).max()
-        size = 2 * size + float(norms) + float(np.square(query).sum())
-    return float((table.schema.dim + 8) * np.finfo(np.float32).eps * size)
+        size = 2 * size + twos**2 + norm**2
+        rounding = 2 * off * (ones + np.abs(query).sum())
+        rounding += table.schema.dim * off**2
+    eps = float(np.finfo(np.float32).eps)
+    return float((table.schema.dim + 8) * eps * size + rounding)
+
+
+def _prepared(table: Table, query: np.ndarray) -> np.ndarray:
+    query = np.asarray(query, np.float64)
+    if table.schema.metric == "cosine":
+        query = query / (np.linalg.norm(query) or 1.0)
+    return query
+
+
+def _scorer(
+    embeddings: np.ndarray, query: np.ndarray, metric: str
+) -> Callable[[slice], np.ndarray]:
+    def score(rows: slice) -> np.ndarray:
+        block = embeddings[rows].astype(np.float64)
+        if metric == "l2":
+            return -np.square(block - query).sum(axis=1)
+        return block @ query
+
+    return score
+
+
+def _code_scorer(
+    table: Table, query: np.ndarray
+) -> Callable[[slice], np.ndarray]:
+    def score(rows: slice) -> np.ndarray:
+        assert table.codes is not None
+        assert table.schema.quantization is not None
+        signs = 2.0 * oporp.unpack(table.codes[rows]) - 1.0
+        samples = query @ table.projection
+        if table.schema.quantization.scoring == "asymmetric":
+            return signs @ samples
+        matched_less_other = signs @ np.where(samples >= 0, 1.0, -1.0)
+        return (matched_less_other + len(samples)) / 2
+
+    return score
+
+
+def _code_tolerance(table: Table, query: np.ndarray) -> float:
+    assert table.schema.quantization is not None
+    samples = query @ table.projection
+    off = np.abs(query) @ np.abs(table.projection)
+    off *= table.schema.dim * np.finfo(np.float32).eps
+    if table.schema.quantization.scoring == "symmetric":
+        return float((np.abs(samples) <= off).sum())
+    # A table has the sums for four bits, as multiples of a 63rd of the
+    # greatest of them.
+    step = 2 * np.abs(samples).reshape(-1, 4).sum(axis=1).max() / 63
+    return float(len(samples) / 4 * step / 2 * 1.001 + off.sum())
+
+
+def code_mismatch(
+    table: Table, rows: slice, vectors: np.ndarray, error: np.ndarray
+) -> int | None:
+    """A row whose code is not that of its vector.
+
+    Args:
+        table: The index.
+        rows: Which of them.
+        vectors: `[n, dim]` of these rows.
+        error: `[n, dim]` how far each may be from what the codes were made
+            of.
+
+    Returns:
+        The row's place in `rows`, or None if all are right.
+    """
+    assert table.codes is not None
+    vectors = vectors.astype(np.float64)
+    samples = vectors @ table.projection
+    eps = table.schema.dim * float(np.finfo(np.float32).eps)
+    off = (error + eps * np.abs(vectors)) @ np.abs(table.projection)
+    bits = oporp.unpack(table.codes[rows])
+    wrong = (np.abs(samples) > off) & (bits != (samples >= 0))
+    if not wrong.any():
+        return None
+    return int(np.argmax(wrong.any(axis=1)))
 
 
 def check_result(
@@ -86,6 +188,8 @@ def check_result(
     rows: np.ndarray,
     found: np.ndarray,
     num_results: int,
+    *,
+    exact: bool = True,
 ) -> str | None:
     """Compares one query's result with the plain answer.
 
@@ -96,6 +200,7 @@ def check_result(
         rows: `[k]` rows of the returned ids, -1 where there is none.
         found: `[k]` returned scores.
         num_results: The returned number of results.
+        exact: Whether nothing better may have been left out.
 
     Returns:
         What is wrong, or None.
@@ -118,23 +223,23 @@ def check_result(
         return None
     if (np.diff(found) > 0).any():
         return "the scores must not ascend"
-    exact = scores(table, query)
+    right = scores(table, query)
     close = tolerance(table, query)
-    error = np.abs(exact[rows] - found)
+    error = np.abs(right[rows] - found)
     if error.max() > close:
         worst = int(error.argmax())
         return (
             f"result {worst} has the score {found[worst]:.7g}, brute force "
-            f"gives {exact[rows[worst]]:.7g} (tolerance {close:.1g})"
+            f"gives {right[rows[worst]]:.7g} (tolerance {close:.1g})"
         )
     left_out = passing.copy()
     left_out[rows] = False
-    if left_out.any():
-        best = float(exact[left_out].max())
-        if best > float(exact[rows].min()) + 2 * close:
+    if exact and left_out.any():
+        best = float(right[left_out].max())
+        if best > float(right[rows].min()) + 2 * close:
             return (
                 f"an item of score {best:.7g} is missing; the lowest returned "
-                f"is {exact[rows].min():.7g}"
+                f"is {right[rows].min():.7g}"
             )
     return None
 
@@ -261,6 +366,14 @@ def _id_clauses(table: Table, random: np.random.Generator) -> list[Filter]:
         Filter(f"id in [{listed}]", inside),
         Filter(f"id not in [{listed}]", ~inside),
     ]
+
+
+def all_but(table: Table, row: int) -> str:
+    """The filter that leaves one item out; "" if its id cannot be written."""
+    if table.texts is None:
+        return f"id not in [{int(table.ids[row])}]"
+    text = table.texts[row]
+    return f'id not in ["{text}"]' if _quotable(text) else ""
 
 
 def _number(value: Any) -> str:

@@ -13,7 +13,15 @@ from typing import Any, Literal
 import yaml
 
 from export.parse import ConfigError, to_dataclass
-from lintf.index.schema import FilterLimits, check_attribute_name
+from lintf.index.plan import Algorithm, Plan, Variant, check_variants
+from lintf.index.schema import (
+    MAX_CODE_BITS,
+    WORD_BITS,
+    FilterLimits,
+    IndexSchema,
+    Quantization,
+    check_attribute_name,
+)
 
 ROW_NUMBERS = "@row"
 
@@ -140,19 +148,137 @@ class IndexConfig:
         metric: How a query and an item are compared; "cosine" normalises.
         id_dtype: Of the item ids.
         capacity: Rows allocated; by default as many as there are items.
-        dtype: Of the stored embeddings.
+        dtype: Of the stored embeddings: rounded to 2 bytes a number, or to 1
+            and a scale for each row (int8); "none" stores codes alone.
     """
 
     metric: Literal["inner_product", "cosine", "l2"] = "inner_product"
     id_dtype: Literal["int64", "string"] = "int64"
     capacity: int | None = None
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8", "none"] = "float32"
 
     def __post_init__(self) -> None:
         if self.capacity is not None and self.capacity < 1:
             raise ValueError(
                 f"`capacity` must be at least 1, got {self.capacity}"
             )
+
+
+# Enough for a recall of 0.9 and more with a shortlist of 10 times k.
+_DEFAULT_BITS = 512
+_DEFAULT_FLOOR = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationConfig:
+    """1-bit codes of the items, and how searches use them.
+
+    Attributes:
+        bits: Of a code, a multiple of 64: `bins * repeats`; by default 512.
+        bins: Of one repeat; see `lintf.index.schema.Quantization`. By
+            default as many as the bits where the embeddings are at least as
+            long, else an eighth to a sixteenth of their length.
+        repeats: By default what the bits and the bins leave.
+        seed: Of the codes' random draws, and of the queries sampled to
+            measure the recall.
+        scoring: "asymmetric" keeps the query in full and finds more;
+            "symmetric" compares codes with codes and is faster.
+        shortlist: Rows that codes select to be scored in full; by default 10
+            times `retrieve.k`.
+        recall_floor: Below this share of the exact results nothing is
+            published; by default 0.9, without embeddings 0.
+        recall_queries: Queries that the recall is measured with.
+    """
+
+    bits: int | None = None
+    bins: int | None = None
+    repeats: int | None = None
+    seed: int = 0
+    scoring: Literal["asymmetric", "symmetric"] = "asymmetric"
+    shortlist: int | None = None
+    recall_floor: float | None = None
+    recall_queries: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("bits", "bins", "repeats", "shortlist", "recall_queries"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        if self.bits is not None and (
+            self.bits % WORD_BITS or self.bits > MAX_CODE_BITS
+        ):
+            raise ValueError(
+                f"`bits` must be a multiple of {WORD_BITS} and at most "
+                f"{MAX_CODE_BITS}, got {self.bits}"
+            )
+        if self.bins and self.repeats:
+            product = self.bins * self.repeats
+            if self.bits not in (None, product):
+                raise ValueError(
+                    f"`bits` must be `bins` * `repeats`, got {self.bits} and "
+                    f"{self.bins} * {self.repeats} = {product}; leave one of "
+                    "the three out"
+                )
+            # Reports what else may be wrong with them.
+            Quantization(self.bins, self.repeats, self.seed)
+        else:
+            bits = self.bits or _DEFAULT_BITS
+            for name in ("bins", "repeats"):
+                value = getattr(self, name)
+                if value is not None and bits % value:
+                    raise ValueError(
+                        f"`{name}` must divide the {bits} bits of a code, got "
+                        f"{value}; give both `bins` and `repeats`, or other "
+                        "`bits`"
+                    )
+            Quantization(1, WORD_BITS, self.seed)
+        floor = self.recall_floor
+        if floor is not None and not 0 <= floor <= 1:
+            raise ValueError(
+                f"`recall_floor` must be from 0 to 1, got {floor:g}"
+            )
+
+    def resolve(self, dim: int, k: int) -> Quantization:
+        """The codes of embeddings of length `dim`, for `k` results a query.
+
+        >>> QuantizationConfig().resolve(dim=128, k=100).bins
+        16
+        """
+        bits = self.bits
+        if bits is None:
+            bits = _DEFAULT_BITS
+            if self.bins and self.repeats:
+                bits = self.bins * self.repeats
+        bins = self.bins
+        if bins is None:
+            bins = bits // self.repeats if self.repeats else _bins(bits, dim)
+        codes = Quantization(
+            bins=bins,
+            repeats=bits // bins,
+            seed=self.seed,
+            scoring=self.scoring,
+            shortlist=self.shortlist or 10 * k,
+        )
+        codes.check_dim(dim)
+        return codes
+
+    def floor(self, *, rescored: bool) -> float:
+        """What the recall must reach.
+
+        Args:
+            rescored: Whether there are embeddings to rescore with.
+        """
+        if self.recall_floor is not None:
+            return self.recall_floor
+        return _DEFAULT_FLOOR if rescored else 0.0
+
+
+def _bins(bits: int, dim: int) -> int:
+    """Good bins for a code: one repeat, or several of few bins."""
+    if bits <= dim:
+        return bits
+    fitting = [b for b in range(1, max(dim // 8, 1) + 1) if bits % b == 0]
+    return fitting[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,26 +323,42 @@ class RetrieveConfig:
 
     Attributes:
         k: Results a query.
-        algorithm: "auto" picks by the batch and the filter.
+        algorithm: "masked" scores all rows for a batch, "prefiltered" those
+            that pass the filter, with the same result; "quantized" selects by
+            codes and rescores; "auto" takes what costs least.
+        variants: Further pairs of signatures, `<name>` and
+            `<name>_by_embedding`, each with a `name`, a `k`, an `algorithm`
+            and a `shortlist` (by default as many times `k` as here).
         return_attributes: Come back with the results.
         max_request_rows: Most rows of one request.
     """
 
     k: int = 100
-    algorithm: Literal["auto", "masked"] = "auto"
+    algorithm: Algorithm = "auto"
+    variants: tuple[Variant, ...] = ()
     return_attributes: tuple[str, ...] = ()
     max_request_rows: int = 1024
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"`k` must be at least 1, got {self.k}")
-        if self.k > MAX_K:
-            raise ValueError(f"`k` must be at most {MAX_K}, got {self.k}")
+        for k in (self.k, *(v.k for v in self.variants)):
+            if k > MAX_K:
+                raise ValueError(f"`k` must be at most {MAX_K}, got {k}")
+        check_variants(self.variants)
         if self.max_request_rows < _LEAST_REQUEST_ROWS:
             raise ValueError(
                 f"`max_request_rows` must be at least {_LEAST_REQUEST_ROWS}, "
                 f"got {self.max_request_rows}"
             )
+
+    def plans(self, schema: IndexSchema) -> dict[str, Plan]:
+        """How each retrieve signature searches, by name."""
+        main = Plan(self.k, self.algorithm)
+        return {
+            "retrieve": main,
+            **{v.name: v.plan_beside(main, schema) for v in self.variants},
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,6 +467,7 @@ class JobConfig:
     index: IndexConfig = IndexConfig()
     towers: TowersConfig | None = None
     attributes: tuple[AttributeConfig, ...] = ()
+    quantization: QuantizationConfig | None = None
     retrieve: RetrieveConfig = RetrieveConfig()
     filter_limits: LimitsConfig = LimitsConfig()
     batching: BatchingConfig | None = None
@@ -351,7 +494,55 @@ class JobConfig:
                     f"retrieve.return_attributes[{i}]: no attribute {name!r}; "
                     f"there are: {', '.join(names) or 'none'}"
                 )
+        self._check_codes()
         self._check_towers()
+
+    def _check_codes(self) -> None:
+        codes, alone = self.quantization, self.index.dtype == "none"
+        if alone and codes is None:
+            raise ConfigError(
+                "quantization: required with index.dtype none, which stores "
+                "codes alone; give it, or store the embeddings"
+            )
+        if alone and codes is not None and codes.shortlist is not None:
+            raise ConfigError(
+                "quantization.shortlist: given, but with index.dtype none "
+                "there are no embeddings to rescore a shortlist with; remove "
+                "it, or store the embeddings"
+            )
+        searches: list[tuple[str, RetrieveConfig | Variant]] = [
+            ("retrieve", self.retrieve)
+        ]
+        for i, variant in enumerate(self.retrieve.variants):
+            where = f"retrieve.variants[{i}]"
+            searches.append((where, variant))
+            if variant.shortlist is not None and (alone or codes is None):
+                raise ConfigError(
+                    f"{where}.shortlist: given, but there are no "
+                    f"{'embeddings to rescore it with' if alone else 'codes'}"
+                    "; remove it"
+                )
+        for where, search in searches:
+            if search.algorithm == "quantized" and codes is None:
+                raise ConfigError(
+                    f"{where}.algorithm: quantized needs codes; give a "
+                    "`quantization`"
+                )
+            if search.algorithm in ("masked", "prefiltered") and alone:
+                raise ConfigError(
+                    f"{where}.algorithm: {search.algorithm} needs the "
+                    "embeddings, but with index.dtype none codes are all that "
+                    "is stored; take auto or quantized"
+                )
+        exact = all(
+            s.algorithm in ("masked", "prefiltered") for _, s in searches
+        )
+        if codes is not None and exact:
+            raise ConfigError(
+                "quantization: given, but no retrieve signature reads the "
+                "codes; remove it, or set retrieve.algorithm to auto or "
+                "quantized"
+            )
 
     def _check_towers(self) -> None:
         item_tower = self.towers is not None and (

@@ -13,24 +13,32 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 
 import lintf
-from export import memory, publish, towers, workdir
+from export import memory, publish, queries, recall, towers, workdir
 from export.config import JobConfig
 from export.errors import JobError
-from export.fill import OnEvent, fill
+from export.fill import OnEvent, embeddings_of, fill
 from export.items import Items, Scan, scan
+from export.parse import ConfigError
 from export.projector import write_projector
 from export.warmup import write_warmup
 from export.workdir import WorkDir
+from lintf import ops
 from lintf.index.index import Index
+from lintf.index.plan import Plan, Variant, check_portable
 from lintf.index.schema import IndexSchema
 from lintf.index.served import Batching, ServedIndex
 
 Ops = Literal["native", "portable"]
+
+# Below this many rows a search takes microseconds, whatever the planner picks.
+_LEAST_MEASURED_ROWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +94,11 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
         work.finish(identity)
         return published
     capacity = _capacity(request, found)
-    # Before hours of training; its dimension is at least 1.
-    memory.check(_schema(config, found, found.dim or 1), capacity)
+    # Before hours of training. What towers will give has at least 1 dimension.
+    if found.dim is None:
+        memory.check(IndexSchema(1, attributes=found.attributes), capacity)
+    else:
+        memory.check(_schema(request, found, found.dim), capacity)
     work.claim(identity)
     if config.trains:
         _say("Training the towers")
@@ -96,7 +107,7 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
 
     dim = found.dim if item_tower is None else item_tower.dim
     assert dim is not None
-    schema = _schema(config, found, dim)
+    schema = _schema(request, found, dim)
     memory.check(schema, capacity)
     index = Index(schema, capacity)
     logs = work.tensorboard / build_id[:8]
@@ -118,8 +129,18 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     if config.projector.rows:
         write_projector(index, logs, config.projector.rows)
     on_event("filled")
+    reports = _measure_recall(request, index, items, item_tower, query_tower)
+    for report in reports:
+        assert schema.quantization is not None
+        _say(report.to_text(schema.quantization))
+    if not all(r.passes for r in reports):
+        assert schema.quantization is not None
+        # Another config may now use the directory.
+        work.finish(identity)
+        recall.check(reports, schema.quantization)
+    on_event("measured")
     unfinished = publish.unfinished_directory(request.output_dir, work.path)
-    _save(request, index, query_tower, build_id, unfinished)
+    _save(request, index, query_tower, build_id, reports, unfinished)
     _write_job(work.job_file, config, prepared)
     _verify(unfinished, work.job_file)
     on_event("verified")
@@ -185,14 +206,131 @@ def _capacity(request: Request, found: Scan) -> int:
     return capacity
 
 
-def _schema(config: JobConfig, found: Scan, dim: int) -> IndexSchema:
-    return IndexSchema(
+def _schema(request: Request, found: Scan, dim: int) -> IndexSchema:
+    config, codes = request.config, None
+    alone = config.index.dtype == "none"
+    if config.quantization is not None and (alone or request.ops == "native"):
+        try:
+            codes = config.quantization.resolve(dim, config.retrieve.k)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    elif config.quantization is not None:
+        _say("A portable index searches exactly: it gets no codes")
+    schema = IndexSchema(
         dim=dim,
         metric=config.index.metric,
         id_dtype=config.index.id_dtype,
         attributes=found.attributes,
         limits=config.filter_limits.limits(),
+        dtype=config.index.dtype,
+        quantization=codes,
     )
+    if request.ops == "portable":
+        check_portable(schema)
+    return schema
+
+
+def _plans(request: Request, schema: IndexSchema) -> dict[str, Plan]:
+    """How each retrieve signature searches."""
+    plans = request.config.retrieve.plans(schema)
+    if schema.quantization is not None:
+        return plans
+    # A portable index has no codes, where the config says so.
+    return {
+        name: dataclasses.replace(plan, algorithm="auto")
+        if plan.algorithm == "quantized"
+        else plan
+        for name, plan in plans.items()
+    }
+
+
+def _measure_recall(
+    request: Request,
+    index: Index,
+    items: Items,
+    item_tower: towers.LoadedTower | None,
+    query_tower: towers.LoadedTower | None,
+) -> tuple[recall.Report, ...]:
+    """Recall of each signature that may answer by codes."""
+    config, schema = request.config, index.schema
+    codes = config.quantization
+    if codes is None or schema.quantization is None:
+        return ()
+    _say("Measuring the recall of the codes")
+    count, alone = codes.recall_queries, index.embeddings is None
+    features = None
+    if query_tower is not None:
+        features = queries.recipe_features(
+            config, query_tower.feature_specs, count, codes.seed
+        )
+    if query_tower is not None and features is not None:
+        asked = queries.of_tower(query_tower(features))
+    else:
+        rows = queries.sample(int(index.num_rows), count, codes.seed)
+        vectors = _rows_of(index, items, item_tower, config, rows)
+        asked = queries.of_items(vectors, rows)
+    return recall.measure(
+        index,
+        _plans(request, schema),
+        asked,
+        codes.floor(rescored=not alone),
+        _vectors(index, items, item_tower, config) if alone else None,
+    )
+
+
+def _rows_of(
+    index: Index,
+    items: Items,
+    item_tower: towers.LoadedTower | None,
+    config: JobConfig,
+    rows: np.ndarray,
+) -> np.ndarray:
+    """The embeddings of some rows, read again if they are not stored."""
+    if index.embeddings is not None:
+        return index.vectors(rows)
+    parts, start = [], 0
+    for batch in items.batches(config.fill.batch_size):
+        here = rows[(rows >= start) & (rows < start + len(batch))] - start
+        if len(here):
+            vectors = np.asarray(embeddings_of(batch, item_tower))
+            parts.append(index.checked_embeddings(vectors)[here])
+        start += len(batch)
+    return np.concatenate(parts)
+
+
+def _vectors(
+    index: Index,
+    items: Items,
+    item_tower: towers.LoadedTower | None,
+    config: JobConfig,
+) -> Iterator[np.ndarray]:
+    """The embeddings of all items, as they were before they became codes."""
+    for batch in items.batches(config.fill.batch_size):
+        yield index.checked_embeddings(embeddings_of(batch, item_tower))
+
+
+def _planner_costs(index: Index, plans: Mapping[str, Plan]) -> list[float]:
+    """What searches cost here, where a signature lets the planner choose.
+
+    Differs from run to run, and is no part of the build's identity: it changes
+    how fast an answer comes, and which of two right ones where codes are used.
+    """
+    if int(index.num_rows) < _LEAST_MEASURED_ROWS or not any(
+        plan.algorithm == "auto" for plan in plans.values()
+    ):
+        return []
+    _say("Measuring what searches cost on this machine")
+    costs = ops.planner_costs(
+        index.resource,
+        index.ids,
+        index.embeddings,
+        index.num_rows,
+        scales=index.scales,
+        codes=index.codes,
+        quantization=index.schema.quantization,
+        dim=index.schema.dim,
+    )
+    return [float(cost) for cost in costs.numpy()]
 
 
 def _save(
@@ -200,6 +338,7 @@ def _save(
     index: Index,
     query_tower: towers.LoadedTower | None,
     build_id: str,
+    reports: Sequence[recall.Report],
     path: pathlib.Path,
 ) -> None:
     """Writes the SavedModel, its warm-up requests and the build's record."""
@@ -207,15 +346,24 @@ def _save(
     batching = None
     if config.batching is not None:
         batching = Batching(**dataclasses.asdict(config.batching))
+    portable = request.ops == "portable"
+    plans = _plans(request, index.schema)
+    costs = [] if portable else _planner_costs(index, plans)
     _say("Writing the SavedModel")
+    main = plans.pop("retrieve")
     served = ServedIndex(
         index,
         query_tower,
-        k=config.retrieve.k,
-        algorithm=config.retrieve.algorithm,
+        k=main.k,
+        algorithm=main.algorithm,
+        variants=[
+            Variant(name, **dataclasses.asdict(plan))
+            for name, plan in plans.items()
+        ],
+        costs=costs,
         return_attributes=config.retrieve.return_attributes,
         batching=batching,
-        portable=request.ops == "portable",
+        portable=portable,
         max_request_rows=config.retrieve.max_request_rows,
         build_id=build_id,
     )
@@ -223,7 +371,7 @@ def _save(
     on_event("saved")
     write_warmup(path, config.name)
     on_event("warmup")
-    build = {
+    build: dict[str, Any] = {
         "build_id": build_id,
         "name": config.name,
         "ops": request.ops,
@@ -232,6 +380,8 @@ def _save(
         "tensorflow": tf.__version__,
         "config": config.identity(),
     }
+    if reports:
+        build["recall"] = [dataclasses.asdict(r) for r in reports]
     text = json.dumps(build, indent=2, sort_keys=True) + "\n"
     (path / publish.BUILD_FILE).write_text(text, encoding="utf-8")
     on_event("described")

@@ -12,19 +12,29 @@ from lintf.index.schema import IndexSchema
 
 _MEMINFO = pathlib.Path("/proc/meminfo")
 _GB = 10**9
+_ID_BYTES = 8
+_NUMBER_BYTES = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int8": 1,
+    "none": 0,
+}
 
 
 def row_bytes(schema: IndexSchema) -> int:
-    """Bytes of one row: its id, embedding and attributes.
+    """Bytes of one row: its id, embedding, code and attributes.
 
-    >>> row_bytes(IndexSchema(dim=4))
-    24
+    >>> row_bytes(IndexSchema(dim=4)), row_bytes(IndexSchema(4, dtype="int8"))
+    (24, 16)
     """
     attributes = sum(
         np.dtype(a.dtype).itemsize * a.width for a in schema.attributes
     )
-    ids, embedding = 8, 4 * schema.dim
-    return ids + embedding + attributes
+    embedding = _NUMBER_BYTES[schema.dtype] * schema.dim
+    scale = 4 if schema.dtype == "int8" else 0
+    code = 8 * schema.quantization.words if schema.quantization else 0
+    return _ID_BYTES + embedding + scale + code + attributes
 
 
 def available_bytes() -> int | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lintf.index import columns
-from lintf.index.index import Index
+from lintf.index import columns, oporp
+from lintf.index.index import Index, code_rows
 
 CONFIG = "projector_config.pbtxt"
 VECTORS = "embeddings.tsv"
@@ -21,7 +21,8 @@ def write_projector(index: Index, folder: pathlib.Path, max_rows: int) -> int:
     """Writes vectors and labels of items spread evenly over the index.
 
     Args:
-        index: Filled.
+        index: Filled. Without embeddings, the bits of the codes stand for
+            them, as 1 and -1.
         folder: A TensorBoard run's.
         max_rows: The browser draws every one of them.
 
@@ -31,8 +32,7 @@ def write_projector(index: Index, folder: pathlib.Path, max_rows: int) -> int:
     total = int(index.num_rows)
     rows = np.unique(np.linspace(0, total - 1, min(max_rows, total), dtype=int))
     folder.mkdir(parents=True, exist_ok=True)
-    # Dense reads only: gathering from an index variable slows it for good.
-    vectors = index.embeddings.read_value().numpy()[rows]
+    vectors = _vectors(index, rows)
     labels: dict[str, Iterable[Any]] = {"id": _ids(index, rows)}
     for attribute in index.schema.attributes:
         if attribute.decodable:
@@ -57,6 +57,13 @@ def write_projector(index: Index, folder: pathlib.Path, max_rows: int) -> int:
         encoding="utf-8",
     )
     return len(rows)
+
+
+def _vectors(index: Index, rows: np.ndarray) -> np.ndarray:
+    if index.embeddings is not None:
+        return index.vectors(rows)
+    codes = code_rows(index.codes.read_value().numpy(), index.capacity)
+    return 2.0 * oporp.unpack(codes[rows]) - 1.0
 
 
 def _ids(index: Index, rows: np.ndarray) -> list[Any]:

@@ -21,18 +21,25 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from export import brute_force, towers, warmup
+from export import brute_force, queries, recall, towers, warmup
 from export.brute_force import Table
 from export.config import JobConfig, SavedTower
 from export.items import Items
 from export.parse import to_dataclass
 from export.publish import read_build
 from lintf import ops
-from lintf.index import columns
+from lintf.index import columns, storage
+from lintf.index.index import code_rows
+from lintf.index.plan import BY_EMBEDDING
 from lintf.index.schema import Attribute, IndexSchema
 
 _QUERIES = 24
 _LOOKUPS = 64
+# For the recall: it is asked again with queries of this process.
+_RECALL_QUERIES = 64
+# Results of a query whose attributes are compared.
+_RETURNED = 100
+_BLOCK = 1 << 14
 # Batches of this many items have their embeddings computed again.
 _TOWER_BATCHES = 4
 
@@ -53,9 +60,18 @@ class Verifier:
         self._stats = {name: value[0] for name, value in stats.items()}
         self.schema = IndexSchema.from_json(self._stats["schema"])
         self.table = _read_table(model, self.schema)
+        self._build = read_build(model)
+        self._reports = self._build.get("recall", [])
         self._rows_of = brute_force.row_finder(self.table.ids)
         self._portable = "filter_program" in (
             self._defs["retrieve_by_embedding"].inputs
+        )
+        self._retrieval = sorted(
+            name.removesuffix(BY_EMBEDDING)
+            for name, signature in self._defs.items()
+            if warmup.is_retrieval(signature)
+            and "query_embedding" in signature.inputs
+            and name.endswith(BY_EMBEDDING)
         )
 
     def check(self, job: Mapping[str, Any] | None = None) -> list[str]:
@@ -71,8 +87,13 @@ class Verifier:
         if job is not None:
             done.append(self._check_items(job))
         done += [
+            self._check_codes(),
             self._check_lookup(),
-            self._check_retrieval(),
+            *(self._check_retrieval(name) for name in self._retrieval),
+            *(
+                self._check_recall(r, job)
+                for r in self._build.get("recall", ())
+            ),
             self._check_tower(),
             self._check_warmup(),
         ]
@@ -121,7 +142,7 @@ class Verifier:
                 int(stats[name]) == rows,
                 f"index_stats: {name} must be {rows}, got {stats[name]}",
             )
-        build = read_build(self._path).get("build_id")
+        build = self._build.get("build_id")
         if build is not None:
             _expect(
                 stats["build_id"].decode() == build,
@@ -178,19 +199,48 @@ class Verifier:
         vectors = vectors.astype(np.float64)
         if self.schema.metric == "cosine":
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        stored = self.table.embeddings[here]
+        shape = (len(self.table.ids[here]), self.schema.dim)
         _expect(
-            stored.shape == vectors.shape,
-            f"embeddings must be {vectors.shape} here, got {stored.shape}",
+            shape == vectors.shape,
+            f"embeddings must be {vectors.shape} here, got {shape}",
         )
         scale = np.abs(vectors).max(axis=1, keepdims=True, initial=1e-30)
         # A tower may round differently from one process to the next.
-        wrong = np.abs(stored - vectors) > 1e-5 * scale
+        off = np.broadcast_to(1e-5 * scale, shape)
+        if self.table.codes is not None:
+            self._check_row_codes(vectors, off, here)
+        if self.table.embeddings is None:
+            return
+        off = off + storage.error_bound(vectors, self.schema.dtype)
+        wrong = np.abs(self.table.embeddings[here] - vectors) > off
         if wrong.any():
             row = int(np.argmax(wrong.any(axis=1)))
             raise MismatchError(
                 f"row {here.start + row}: the stored embedding is not that of "
                 "the item"
+            )
+
+    def _check_codes(self) -> str:
+        """The codes must be those of the stored embeddings."""
+        embeddings = self.table.embeddings
+        if self.table.codes is None or embeddings is None:
+            return ""
+        for begin in range(0, len(embeddings), _BLOCK):
+            here = slice(begin, min(begin + _BLOCK, len(embeddings)))
+            vectors = embeddings[here]
+            # Twice: the bound is one of what was given, not of what is stored.
+            off = 2 * storage.error_bound(vectors, self.schema.dtype)
+            self._check_row_codes(vectors, off, here)
+        return "codes"
+
+    def _check_row_codes(
+        self, vectors: np.ndarray, off: np.ndarray, here: slice
+    ) -> None:
+        row = brute_force.code_mismatch(self.table, here, vectors, off)
+        if row is not None:
+            raise MismatchError(
+                f"row {here.start + row}: the stored code is not that of the "
+                "item"
             )
 
     def _same(
@@ -219,12 +269,17 @@ class Verifier:
             bool(found["found"][:-1].all() and not found["found"][-1]),
             "lookup must find the items that are there, and only these",
         )
-        self._same(
-            found["embedding"][:-1],
-            table.embeddings[rows],
-            "embedding that lookup returns",
-            slice(0, None),
+        _expect(
+            ("embedding" in found) == (table.embeddings is not None),
+            "lookup must return the embedding if one is stored, and only then",
         )
+        if table.embeddings is not None:
+            self._same(
+                found["embedding"][:-1],
+                table.embeddings[rows],
+                "embedding that lookup returns",
+                slice(0, None),
+            )
         for attribute in self.schema.attributes:
             if attribute.decodable:
                 self._check_decoded(
@@ -248,33 +303,123 @@ class Verifier:
         candidates = -np.arange(2, len(self.table.ids) + 3)
         return int(candidates[self._rows_of(candidates) == -1][0])
 
-    def _check_retrieval(self) -> str:
+    def _check_retrieval(self, signature: str) -> str:
         random = np.random.default_rng(0)
         filters = brute_force.random_filters(self.table, _QUERIES, random)
         while len(filters) < _QUERIES:
             filters.append(filters[0])
-        queries = self._queries(random)
-        found = self._retrieve(queries, [f.text for f in filters])
+        asked = self._queries(random)
+        before = self._searches()
+        found = self._retrieve(asked, [f.text for f in filters], signature)
+        counted = self._searches() - before
+        _expect(
+            self._portable or counted == _QUERIES,
+            f"index_stats must count the {_QUERIES} searches of {signature}, "
+            f"counted {counted}",
+        )
+        exact = not self._may_use_codes(signature)
         for i, one in enumerate(filters):
             wrong = brute_force.check_result(
                 self.table,
-                queries[i],
+                asked[i],
                 one.passing,
                 self._rows(found["ids"][i]),
                 found["scores"][i],
                 int(found["num_results"][i]),
+                exact=exact,
             )
             _expect(
                 wrong is None,
-                f"retrieve_by_embedding, filter {one.text!r}: {wrong}",
+                f"{signature}{BY_EMBEDDING}, filter {one.text!r}: {wrong}",
             )
         self._check_returned(found)
-        return f"{_QUERIES} searches, {len(filters)} filters, by brute force"
+        return (
+            f"{_QUERIES} searches of {signature}, {len(filters)} filters, by "
+            "brute force"
+        )
+
+    def _searches(self) -> int:
+        """How many queries the index has answered so far."""
+        stats = self._call("index_stats", probe=np.zeros(1, np.int64))
+        return sum(
+            int(value[0])
+            for name, value in stats.items()
+            if name.startswith("searches_")
+        )
+
+    def _may_use_codes(self, signature: str) -> bool:
+        """Whether results may be approximate: a shortlist that is rescored."""
+        if self.table.codes is None or self.table.embeddings is None:
+            return False
+        config = self._build.get("config", {}).get("retrieve", {})
+        named = {v["name"]: v for v in config.get("variants", ())}
+        search = config if signature == "retrieve" else named.get(signature, {})
+        return search.get("algorithm", "auto") in ("auto", "quantized")
+
+    def _check_recall(
+        self, report: Mapping[str, Any], job: Mapping[str, Any] | None
+    ) -> str:
+        """Asks again, with other queries than the job did.
+
+        Without embeddings there is nothing to compare with here; that codes
+        are searched as they should be has been checked.
+        """
+        if self.table.embeddings is None:
+            return ""
+        signature, k = report["signature"], report["k"]
+        asked = self._recall_queries(job)
+        filters = [""] * len(asked.vectors)
+        exact = np.full((len(filters), k), -1)
+        for i, own in enumerate(asked.own):
+            right = brute_force.scores(self.table, asked.vectors[i])
+            if own >= 0:
+                filters[i] = brute_force.all_but(self.table, own)
+                right[own] = -np.inf
+            best = np.argsort(-right, kind="stable")[: k + 1]
+            best = best[best != own][:k]
+            exact[i, : len(best)] = best
+        found = self._retrieve(asked.vectors, filters, signature)
+        rows = np.array([self._rows(ids) for ids in found["ids"]])
+        shares = recall.shares(exact, rows)
+        # The job asked other queries: what chance may do is no mismatch.
+        chance = 3 * float(np.std(shares)) / np.sqrt(max(len(shares), 1))
+        got = float(np.mean(shares)) if len(shares) else 1.0
+        _expect(
+            got >= report["floor"] - chance,
+            f"{signature}: the recall must be at least {report['floor']:g}, "
+            f"got {got:.4f} on {len(shares)} queries",
+        )
+        return f"recall@{k} of {signature} {got:.3f}"
+
+    def _recall_queries(
+        self, job: Mapping[str, Any] | None
+    ) -> queries.QuerySet:
+        """As the job's, but for the seed."""
+        codes = self.schema.quantization
+        assert codes is not None
+        seed, count = codes.seed + 1, _RECALL_QUERIES
+        if job is not None and "embed_query" in self._defs:
+            config = to_dataclass(JobConfig, job["config"])
+            known = self._defs["embed_query"].inputs
+            specs = {
+                name: tf.TensorSpec([d.size for d in info.tensor_shape.dim])
+                for name, info in known.items()
+            }
+            features = queries.recipe_features(config, specs, count, seed)
+            if features is not None:
+                embedded = self._call("embed_query", **features)
+                return queries.of_tower(embedded["query_embedding"])
+        assert self.table.embeddings is not None
+        rows = queries.sample(len(self.table.ids), count, seed)
+        rows = rows[[bool(brute_force.all_but(self.table, r)) for r in rows]]
+        return queries.of_items(self.table.embeddings[rows], rows)
 
     def _queries(self, random: np.random.Generator) -> np.ndarray:
         """Random directions, and items' own embeddings a little off."""
         dim = self.schema.dim
         noise = random.standard_normal((_QUERIES, dim)).astype(np.float32)
+        if self.table.embeddings is None:
+            return noise
         rows = random.integers(len(self.table.ids), size=_QUERIES)
         near = self.table.embeddings[rows]
         spread = np.abs(near).mean() or 1.0
@@ -287,18 +432,21 @@ class Verifier:
             if not name.startswith("attribute_"):
                 continue
             for i, ids in enumerate(found["ids"]):
-                rows = self._rows(ids)
+                rows = self._rows(ids[:_RETURNED])
                 rows = rows[rows >= 0]
                 self._check_decoded(
                     name.removeprefix("attribute_"), values[i], rows
                 )
 
     def _retrieve(
-        self, queries: np.ndarray, filters: Sequence[str]
+        self,
+        embeddings: np.ndarray,
+        filters: Sequence[str],
+        signature: str = "retrieve",
     ) -> dict[str, np.ndarray]:
         return self._call(
-            "retrieve_by_embedding",
-            query_embedding=queries,
+            signature + BY_EMBEDDING,
+            query_embedding=embeddings,
             **self._filter_inputs(filters),
         )
 
@@ -360,7 +508,7 @@ class Verifier:
         records = warmup.read_warmup(self._path)
         covered = {signature for signature, _ in records}
         _expect(
-            covered == set(self._defs) & set(warmup.READ_SIGNATURES),
+            covered == set(warmup.read_signatures(self._defs)),
             f"warm-up requests must cover {sorted(self._defs)}, cover "
             f"{sorted(covered)}",
         )
@@ -418,12 +566,21 @@ def _read_table(model: pathlib.Path, schema: IndexSchema) -> Table:
         )
         stored = read("id_text/.ATTRIBUTES/table-values")[places]
         texts = np.array([t.decode() for t in stored], object)
+    embeddings = None
+    if schema.dtype != "none":
+        scales = variable("scales") if schema.dtype == "int8" else None
+        embeddings = storage.decode(variable("embeddings"), scales)
+    codes = None
+    if schema.quantization is not None:
+        blocks = read("codes/.ATTRIBUTES/VARIABLE_VALUE")
+        codes = code_rows(blocks, rows)
     return Table(
         schema,
         ids,
-        variable("embeddings"),
+        embeddings,
         {a.name: variable(f"attributes/{a.name}") for a in schema.attributes},
         texts,
+        codes,
     )
 
 

@@ -24,6 +24,7 @@ READ_SIGNATURES = (
     "lookup",
     "index_stats",
 )
+_RESULTS = frozenset(("ids", "scores", "num_results"))
 FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 
 
@@ -92,6 +93,23 @@ def signatures(model: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def read_signatures(known: Mapping[str, Any]) -> list[str]:
+    """The names of the signatures that only read.
+
+    Those of every index, and further ones whose outputs are a retrieval's.
+    """
+    return [n for n in READ_SIGNATURES if n in known] + sorted(
+        n for n in known if n not in READ_SIGNATURES and is_retrieval(known[n])
+    )
+
+
+def is_retrieval(signature: Any) -> bool:
+    """Whether all that a signature returns is ids, scores and attributes."""
+    outputs = set(signature.outputs)
+    rest = outputs - _RESULTS
+    return outputs >= _RESULTS and all(n.startswith("attribute_") for n in rest)
+
+
 def example_inputs(signature: Any, batch: int) -> dict[str, np.ndarray]:
     """Plain inputs of a signature: small numbers, empty strings."""
     return {
@@ -103,9 +121,7 @@ def example_inputs(signature: Any, batch: int) -> dict[str, np.ndarray]:
 def _requests(
     known: Mapping[str, Any], batch_sizes: tuple[int, ...]
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    for name in READ_SIGNATURES:
-        if name not in known:
-            continue
+    for name in read_signatures(known):
         for batch in batch_sizes:
             inputs = example_inputs(known[name], batch)
             yield name, inputs

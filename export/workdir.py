@@ -96,7 +96,7 @@ class WorkDir:
         self._write(identity, finished=False)
 
     def finish(self, identity: Mapping[str, Any]) -> None:
-        """Says that a build is published; its checkpoints can go.
+        """Says that a build is published, or refused; its checkpoints can go.
 
         Work on a build of another identity is left alone.
         """

@@ -15,10 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from lintf import ops
-from lintf.index import columns
+from lintf.index import columns, oporp, storage
 from lintf.index.schema import IndexSchema
 
 NO_ID = -1
+# Codes are stored in blocks of this many rows, word by word.
+CODE_BLOCK = 64
 
 
 class Index(tf.Module):
@@ -32,7 +34,12 @@ class Index(tf.Module):
         capacity: Rows allocated.
         ids: `[capacity]` int64 variable; fingerprints if ids are strings;
             -1 where a row holds no item.
-        embeddings: `[capacity, dim]` float32 variable.
+        embeddings: `[capacity, dim]` variable of the schema's dtype; None if
+            only codes are stored.
+        scales: `[capacity]` float32 variable for int8 embeddings: what each
+            row is multiplied by; else None.
+        codes: `[ceil(capacity / 64), words, 64]` int64 variable: word w of
+            row r is `codes[r // 64, w, r % 64]`; None without a quantization.
         attributes: A variable `[capacity]` or `[capacity, width]` for each
             attribute, by name.
         num_rows: int64 scalar variable.
@@ -77,9 +84,20 @@ class Index(tf.Module):
         self.schema = schema
         self.capacity = capacity
         self.ids = _variable("ids", [capacity], tf.int64, NO_ID)
-        self.embeddings = _variable(
-            "embeddings", [capacity, schema.dim], tf.float32, 0
-        )
+        self.embeddings = self.scales = self.codes = None
+        if schema.dtype != "none":
+            self.embeddings = _variable(
+                "embeddings",
+                [capacity, schema.dim],
+                tf.dtypes.as_dtype(schema.dtype),
+                0,
+            )
+        if schema.dtype == "int8":
+            self.scales = _variable("scales", [capacity], tf.float32, 0)
+        if schema.quantization is not None:
+            blocks = -(-capacity // CODE_BLOCK)
+            shape = [blocks, schema.quantization.words, CODE_BLOCK]
+            self.codes = _variable("codes", shape, tf.int64, 0)
         self.attributes = {
             a.name: _variable(
                 f"attributes/{a.name}",
@@ -108,8 +126,18 @@ class Index(tf.Module):
     @property
     def index_bytes(self) -> int:
         """Bytes of all allocated rows."""
-        variables = [self.ids, self.embeddings, *self.columns]
-        return sum(v.shape.num_elements() * v.dtype.size for v in variables)
+        variables = [
+            self.ids,
+            self.embeddings,
+            self.scales,
+            self.codes,
+            *self.columns,
+        ]
+        return sum(
+            v.shape.num_elements() * v.dtype.size
+            for v in variables
+            if v is not None
+        )
 
     def append(
         self,
@@ -122,7 +150,8 @@ class Index(tf.Module):
         Args:
             ids: `[n]` item ids: integers but -1, or non-empty strings.
             embeddings: `[n, dim]` finite numbers; normalised here if the
-                metric is cosine.
+                metric is cosine, then rounded to the schema's dtype. Codes
+                are made from what has not been rounded.
             attributes: `n` values for each attribute of the schema, as
                 `lintf.index.columns.encode` takes them.
 
@@ -132,7 +161,7 @@ class Index(tf.Module):
         """
         attributes = attributes or {}
         first = int(self.num_rows)
-        vectors = self._checked_embeddings(embeddings)
+        vectors = self.checked_embeddings(embeddings)
         id_column, texts = self._checked_ids(ids)
         count = len(vectors)
         if len(id_column) != count:
@@ -146,14 +175,39 @@ class Index(tf.Module):
                 f"its capacity of {self.capacity}; build it with a larger one"
             )
         encoded = self._checked_attributes(attributes, count)
-        writes = [(self.ids, id_column), (self.embeddings, vectors)]
+        writes = [(self.ids, id_column)]
         writes += zip(self.columns, encoded, strict=True)
+        if self.embeddings is not None:
+            stored = storage.encode(vectors, self.schema.dtype)
+            writes.append((self.embeddings, stored.values))
+            if self.scales is not None:
+                writes.append((self.scales, stored.scales))
+        codes = self._codes(vectors)
         for variable, values in writes:
             ops.assign_rows(self.resource, variable, first, values)
+        if codes is not None:
+            ops.assign_codes(self.resource, self.codes, first, codes)
         if self.id_text is not None:
             self.id_text.insert(id_column, texts)
         self.num_rows.assign(first + count)
         self.resource.invalidate()
+
+    def vectors(self, rows: Any) -> np.ndarray:
+        """The stored embeddings of rows, decoded: `[n, dim]` float32.
+
+        Args:
+            rows: `[n]` row numbers.
+
+        Raises:
+            ValueError: The index has codes alone.
+        """
+        if self.embeddings is None:
+            raise ValueError("there are no embeddings: the index has codes")
+        # Dense reads: gathering from a variable makes every later read copy it.
+        values = self.embeddings.read_value().numpy()[rows]
+        if self.scales is None:
+            return storage.decode(values)
+        return storage.decode(values, self.scales.read_value().numpy()[rows])
 
     def check(self) -> None:
         """Checks what no single batch can: that ids are distinct.
@@ -174,7 +228,15 @@ class Index(tf.Module):
                 f"occur more than once, such as {names}"
             )
 
-    def _checked_embeddings(self, embeddings: Any) -> np.ndarray:
+    def checked_embeddings(self, embeddings: Any) -> np.ndarray:
+        """Embeddings before they are rounded and encoded: `[n, dim]` float32.
+
+        Args:
+            embeddings: As `append` takes them.
+
+        Raises:
+            ValueError: They are not such.
+        """
         vectors = np.ascontiguousarray(embeddings, np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.schema.dim:
             raise ValueError(
@@ -196,6 +258,17 @@ class Index(tf.Module):
                 f"that of item {int(np.argmin(norms))} is"
             )
         return (vectors / norms[:, np.newaxis]).astype(np.float32)
+
+    def _codes(self, vectors: np.ndarray) -> tf.Tensor | None:
+        quantization = self.schema.quantization
+        if quantization is None:
+            return None
+        return ops.sign_oporp(
+            vectors,
+            bins=quantization.bins,
+            repeats=quantization.repeats,
+            seed=quantization.seed,
+        )
 
     def _checked_ids(self, ids: Any) -> tuple[np.ndarray, list[str]]:
         if self.schema.id_dtype == "string":
@@ -254,17 +327,50 @@ class IndexState(tf.Module):
     """The variables of an index without its resource.
 
     What a portable export saves: the resource is one of lintf's own
-    operations, which a stock server does not have.
+    operations, which a stock server does not have. Codes beside embeddings
+    are left out, because nothing there reads them.
+
+    Attributes:
+        projection: `[dim, bits]` float32 variable that makes the codes of
+            queries, if codes are all that is stored; else None.
     """
 
     def __init__(self, index: Index):
         super().__init__()
+        self.projection = self.codes = None
+        quantization = index.schema.quantization
+        if index.embeddings is None:
+            assert quantization is not None
+            self.codes = index.codes
+            # A variable and no constant, so that it is not in the graph.
+            matrix = oporp.projection(quantization, index.schema.dim)
+            self.projection = tf.Variable(
+                matrix.astype(np.float32), trainable=False, name="projection"
+            )
         self.ids = index.ids
         self.embeddings = index.embeddings
+        self.scales = index.scales
         self.attributes = dict(index.attributes)
         self.num_rows = index.num_rows
         self.log_offsets = index.log_offsets
         self.id_text = index.id_text
+
+
+def code_rows(codes: Any, count: int) -> Any:
+    """Codes row by row, from the blocks that they are stored in.
+
+    Args:
+        codes: `[blocks, words, 64]` int64, an array or a tensor.
+        count: How many rows to take.
+
+    Returns:
+        `[count, words]`, of the same kind.
+    """
+    words = codes.shape[1]
+    if isinstance(codes, np.ndarray):
+        return codes.transpose(0, 2, 1).reshape(-1, words)[:count]
+    by_row = tf.reshape(tf.transpose(codes, [0, 2, 1]), [-1, words])
+    return by_row[:count]
 
 
 def _variable(

@@ -14,12 +14,25 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-FORMAT_VERSION = 1
+# Format 1 has float32 embeddings and no codes; it still loads.
+FORMAT_VERSION = 2
+FORMATS = (1, 2)
 
 KINDS = ("category", "tags", "int", "float", "timestamp", "bool")
 ENCODINGS = ("number", "vocabulary", "hash", "bits")
 METRICS = ("inner_product", "cosine", "l2")
 ID_DTYPES = ("int64", "string")
+# Of the stored embeddings; "none" stores their codes alone.
+DTYPES = ("float32", "bfloat16", "float16", "int8", "none")
+SCORINGS = ("symmetric", "asymmetric")
+
+# Sums over longer rows of bytes would not fit 32 bits.
+MAX_INT8_DIM = 65536
+
+# A code is stored in words of this many bits.
+WORD_BITS = 64
+# Scores of longer codes would not fit the 16 bits that they are selected by.
+MAX_CODE_BITS = 4096
 
 # Codes of the "vocabulary" encoding: see custom_ops/core/filter_schema.h.
 MISSING_CODE = 0
@@ -161,6 +174,99 @@ class Attribute:
 
 
 @dataclasses.dataclass(frozen=True)
+class Quantization:
+    """The 1-bit codes of an index: Sign-OPORP (arXiv 2302.03505).
+
+    A code has `bins * repeats` bits. One repeat permutes the coordinates,
+    gives each a random sign and sums them into `bins` bins; the signs of the
+    sums are its bits.
+
+    Attributes:
+        bins: Bits of one repeat, 1 to `dim`. Few bins (`dim / 16` to
+            `dim / 8`) make long codes good; `dim` of them are the signs of
+            the coordinates, which a second repeat would only copy.
+        repeats: How many repeats; `bins * repeats` is a multiple of 64.
+        seed: Of the permutations and signs; not negative.
+        scoring: "symmetric" counts the bits that the item's code shares with
+            the query's; "asymmetric" keeps the query in full, which finds
+            more at the same length.
+        shortlist: Rows that are kept by their codes to be scored in full;
+            at least `k` are.
+
+    >>> Quantization(bins=16, repeats=32).bits
+    512
+    """
+
+    bins: int
+    repeats: int
+    seed: int = 0
+    scoring: str = "asymmetric"
+    shortlist: int = 1000
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("bins", 1),
+            ("repeats", 1),
+            ("seed", 0),
+            ("shortlist", 1),
+        ):
+            value = getattr(self, name)
+            if not _is_int(value) or value < least:
+                raise ValueError(
+                    f"quantization: `{name}` must be an integer of at least "
+                    f"{least}, got {value!r}"
+                )
+        if self.seed >= 1 << 63:
+            raise ValueError(
+                f"quantization: `seed` must fit int64, got {self.seed}"
+            )
+        if self.bits % WORD_BITS:
+            raise ValueError(
+                "quantization: `bins` * `repeats` must be a multiple of "
+                f"{WORD_BITS}, because codes are stored in words of "
+                f"{WORD_BITS} bits, got {self.bins} * {self.repeats} = "
+                f"{self.bits}"
+            )
+        if self.bits > MAX_CODE_BITS:
+            raise ValueError(
+                f"quantization: `bins` * `repeats` must be at most "
+                f"{MAX_CODE_BITS}, got {self.bins} * {self.repeats} = "
+                f"{self.bits}"
+            )
+        if self.scoring not in SCORINGS:
+            raise ValueError(
+                f"quantization: `scoring` must be one of "
+                f"{', '.join(SCORINGS)}, got {self.scoring!r}"
+            )
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return self.bins * self.repeats
+
+    @property
+    def words(self) -> int:
+        """64-bit words of a code."""
+        return self.bits // WORD_BITS
+
+    def check_dim(self, dim: int) -> None:
+        """Raises ValueError unless vectors of length `dim` have such codes."""
+        if self.bins > dim:
+            raise ValueError(
+                f"quantization: `bins` must be at most {dim}, the length of "
+                f"the embeddings, got {self.bins}; use fewer bins and more "
+                "repeats"
+            )
+        if self.bins == dim and self.repeats > 1:
+            raise ValueError(
+                f"quantization: {self.repeats} repeats of {dim} bins on "
+                f"embeddings of length {dim} are the same signs "
+                f"{self.repeats} times over; use fewer bins (`dim / 8` or "
+                "less) for a longer code"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class IndexSchema:
     """The ids, the embeddings and the attributes of an index.
 
@@ -172,6 +278,10 @@ class IndexSchema:
         id_dtype: "int64" or "string"; -1 and "" are reserved for "no item".
         attributes: The filterable attributes, in column order.
         limits: What a filter may cost.
+        dtype: Of the stored embeddings: "float32"; "bfloat16" and "float16"
+            (rounded); "int8" (with a scale for each row); "none": their codes
+            are all that is stored.
+        quantization: The codes, or None if there are none.
         format_version: Of the SavedModel's state.
     """
 
@@ -180,16 +290,26 @@ class IndexSchema:
     id_dtype: str = "int64"
     attributes: tuple[Attribute, ...] = ()
     limits: FilterLimits = FilterLimits()
+    dtype: str = "float32"
+    quantization: Quantization | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dim, int) or self.dim < 1:
+        if self.format_version not in FORMATS:
+            raise ValueError(
+                f"this lintf reads the index formats "
+                f"{', '.join(map(str, FORMATS))}, got format "
+                f"{self.format_version}; export the index again with this "
+                "version, or use the version of lintf that wrote it"
+            )
+        if not _is_int(self.dim) or self.dim < 1:
             raise ValueError(
                 f"`dim` must be a positive integer, got {self.dim!r}"
             )
         for name, value, allowed in (
             ("metric", self.metric, METRICS),
             ("id_dtype", self.id_dtype, ID_DTYPES),
+            ("dtype", self.dtype, DTYPES),
         ):
             if value not in allowed:
                 raise ValueError(
@@ -203,11 +323,23 @@ class IndexSchema:
                 f"attribute names must be distinct, got {', '.join(twice)} "
                 "more than once"
             )
-        if self.format_version != FORMAT_VERSION:
+        if self.quantization is not None:
+            self.quantization.check_dim(self.dim)
+        elif self.dtype == "none":
             raise ValueError(
-                f"this lintf reads index format {FORMAT_VERSION}, got format "
-                f"{self.format_version}; export the index again with this "
-                "version, or use the version of lintf that wrote it"
+                '`dtype` "none" stores codes alone, so there must be a '
+                "`quantization`; give one, or store the embeddings"
+            )
+        if self.dtype == "int8" and self.dim > MAX_INT8_DIM:
+            raise ValueError(
+                f"`dim` must be at most {MAX_INT8_DIM} for dtype int8, whose "
+                f"sums are kept in 32 bits, got {self.dim}"
+            )
+        plain = self.dtype == "float32" and self.quantization is None
+        if self.format_version == 1 and not plain:
+            raise ValueError(
+                "index format 1 has float32 embeddings and no codes, got "
+                f"dtype {self.dtype!r} and {self.quantization}"
             )
 
     def attribute(self, name: str) -> Attribute:
@@ -224,7 +356,10 @@ class IndexSchema:
 
     def to_json(self) -> str:
         """The schema as JSON text, the same for equal schemas."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        data = dataclasses.asdict(self)
+        if self.format_version == 1:
+            del data["dtype"], data["quantization"]
+        return json.dumps(data, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> IndexSchema:
@@ -235,7 +370,7 @@ class IndexSchema:
         True
         """
         data: dict[str, Any] = json.loads(text)
-        if data.get("format_version") != FORMAT_VERSION:
+        if data.get("format_version") not in FORMATS:
             # Fields may differ between formats: say which, not what is odd.
             return cls(dim=1, format_version=data.get("format_version", -1))
         attributes = tuple(
@@ -243,7 +378,17 @@ class IndexSchema:
             for a in data.pop("attributes")
         )
         limits = FilterLimits(**data.pop("limits"))
-        return cls(attributes=attributes, limits=limits, **data)
+        codes = data.pop("quantization", None)
+        return cls(
+            attributes=attributes,
+            limits=limits,
+            quantization=codes and Quantization(**codes),
+            **data,
+        )
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_attribute_name(name: str) -> None:

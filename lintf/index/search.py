@@ -7,6 +7,7 @@ check.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ import tensorflow as tf
 
 from lintf import ops
 from lintf.filters import portable
-from lintf.index import columns
-from lintf.index.index import NO_ID, Index
+from lintf.index import columns, storage
+from lintf.index.index import NO_ID, Index, code_rows
+from lintf.index.plan import Plan
+from lintf.index.schema import WORD_BITS
 
 
 class Found(NamedTuple):
@@ -39,31 +42,45 @@ class Looked(NamedTuple):
     """Rows that were looked up by id.
 
     Attributes:
-        embeddings: `[batch, dim]` float32, 0 where not found.
+        embeddings: `[batch, dim]` float32, 0 where not found; None if the
+            index has only codes.
         values: `[batch]` or `[batch, width]` for each attribute of the
             schema, as its column stores it; missing where not found.
         found: `[batch]` bool.
     """
 
-    embeddings: tf.Tensor
+    embeddings: tf.Tensor | None
     values: Sequence[tf.Tensor]
     found: tf.Tensor
 
 
 class NativeSearch:
-    """Filtered exact search by `Lintf>Retrieve`, in place on the variables."""
+    """Filtered search by `Lintf>Retrieve`, in place on the variables."""
 
-    def __init__(self, index: Index, k: int, returned: Sequence[str]):
+    def __init__(
+        self,
+        index: Index,
+        plan: Plan,
+        returned: Sequence[str],
+        costs: Sequence[float] = (),
+    ):
+        plan.check(index.schema)
         names = [a.name for a in index.schema.attributes]
         self._index = index
-        self._k = k
+        self._plan = plan
+        self._costs = list(costs)
         self._columns = [names.index(name) for name in returned]
         self._missing = [
             columns.missing_value(a) for a in index.schema.attributes
         ]
 
     def __call__(self, queries: tf.Tensor, programs: tf.Tensor) -> Found:
-        index = self._index
+        index, plan = self._index, self._plan
+        quantization = index.schema.quantization
+        if quantization is not None and plan.shortlist is not None:
+            quantization = dataclasses.replace(
+                quantization, shortlist=plan.shortlist
+            )
         result = ops.retrieve(
             queries,
             programs,
@@ -72,10 +89,16 @@ class NativeSearch:
             index.embeddings,
             index.num_rows,
             index.columns,
-            k=self._k,
+            k=plan.k,
             metric=index.schema.metric,
             return_columns=self._columns,
             return_missing=[self._missing[c] for c in self._columns],
+            scales=index.scales,
+            codes=index.codes,
+            algorithm=plan.algorithm,
+            quantization=quantization,
+            dim=index.schema.dim,
+            costs=self._costs,
         )
         return Found(
             result.ids, result.scores, result.num_results, result.values
@@ -91,25 +114,44 @@ class NativeSearch:
             index.num_rows,
             index.columns,
             missing=self._missing,
+            scales=index.scales,
+            codes=index.codes,
+            dim=index.schema.dim,
         )
-        return Looked(result.embedding, result.values, result.found)
+        embeddings = None if index.embeddings is None else result.embedding
+        return Looked(embeddings, result.values, result.found)
 
-    def counts(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rows in use, and those of them that hold an item."""
+    def counts(self) -> dict[str, tf.Tensor]:
+        """Rows in use, those that hold an item, and searches so far."""
         index = self._index
         stats = ops.index_stats(index.resource, index.ids, index.num_rows)
-        return stats.num_rows, stats.live_rows
+        masked, prefiltered, quantized = tf.unstack(stats.searches, num=3)
+        return {
+            "num_rows": stats.num_rows,
+            "live_rows": stats.live_rows,
+            "searches_masked": masked,
+            "searches_prefiltered": prefiltered,
+            "searches_quantized": quantized,
+        }
 
 
 class PortableSearch:
     """The same by stock operations, for servers without lintf's.
 
-    Scores every row for every query and keeps the score matrix in memory. The
+    Scores every row for every query and keeps the score matrix in memory;
+    exactly, whatever the algorithm, unless codes are all there is. The
     variables are only ever read whole: gathering from one would make every
     later read copy it.
     """
 
-    def __init__(self, index: Index, k: int, returned: Sequence[str]):
+    def __init__(
+        self,
+        index: Index,
+        plan: Plan,
+        returned: Sequence[str],
+        projection: tf.Variable | None = None,
+    ):
+        plan.check(index.schema)
         if int(index.num_rows) != index.capacity:
             raise ValueError(
                 "a portable index must be full, because its searches read "
@@ -117,8 +159,9 @@ class PortableSearch:
                 f"capacity of {index.capacity}"
             )
         self._index = index
-        self._k = k
+        self._k = plan.k
         self._returned = list(returned)
+        self._projection = projection
 
     def __call__(self, queries: tf.Tensor, programs: tf.Tensor) -> Found:
         index = self._index
@@ -181,17 +224,32 @@ class PortableSearch:
             )
             for a in index.schema.attributes
         ]
-        embeddings = gathered(index.embeddings.read_value(), tf.constant(0.0))
+        embeddings = None
+        if index.embeddings is not None:
+            embeddings = gathered(self._items(), tf.constant(0.0))
         return Looked(embeddings, values, found)
 
-    def counts(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def counts(self) -> dict[str, tf.Tensor]:
         """Rows in use, and those of them that hold an item."""
         ids = self._index.ids.read_value()
         live = tf.math.count_nonzero(ids != NO_ID)
-        return self._index.num_rows.read_value(), live
+        return {
+            "num_rows": self._index.num_rows.read_value(),
+            "live_rows": live,
+        }
+
+    def _items(self) -> tf.Tensor:
+        """The embeddings, decoded: `[capacity, dim]` float32."""
+        scales = self._index.scales
+        return storage.decode_tensor(
+            self._index.embeddings.read_value(),
+            None if scales is None else scales.read_value(),
+        )
 
     def _scores(self, queries: tf.Tensor) -> tf.Tensor:
-        items = self._index.embeddings.read_value()
+        if self._index.embeddings is None:
+            return self._matched_bits(queries)
+        items = self._items()
         metric = self._index.schema.metric
         if metric == "cosine":
             queries = tf.math.l2_normalize(queries, axis=1)
@@ -201,6 +259,26 @@ class PortableSearch:
             own = tf.reduce_sum(tf.square(queries), axis=1, keepdims=True)
             scores = 2 * scores - squares - own
         return scores
+
+    def _matched_bits(self, queries: tf.Tensor) -> tf.Tensor:
+        """Bits that the rows' codes share with the queries'."""
+        index = self._index
+        rows = code_rows(index.codes.read_value(), index.capacity)
+        bits = tf.matmul(queries, self._projection.read_value()) >= 0
+        words = tf.reshape(bits, [-1, rows.shape[1], WORD_BITS])
+        place = tf.bitwise.left_shift(
+            tf.constant(1, tf.int64), tf.range(WORD_BITS, dtype=tf.int64)
+        )
+        codes = tf.reduce_sum(tf.where(words, place, 0), axis=2)
+        differ = tf.zeros([tf.shape(queries)[0], index.capacity], tf.int32)
+        # Word by word: all at once would take `words` times the memory.
+        for word in range(rows.shape[1]):
+            other = tf.bitwise.bitwise_xor(
+                codes[:, word, tf.newaxis], rows[tf.newaxis, :, word]
+            )
+            count = tf.raw_ops.PopulationCount(x=other)
+            differ += tf.cast(count, tf.int32)
+        return tf.cast(rows.shape[1] * WORD_BITS - differ, tf.float32)
 
     def _padded(self, values: tf.Tensor, empty: tf.Tensor) -> tf.Tensor:
         extra = self._k - values.shape[1]

@@ -18,9 +18,15 @@ import tensorflow as tf
 from lintf import ops
 from lintf.index import columns, requests
 from lintf.index.index import Index, IndexState
+from lintf.index.plan import (
+    BY_EMBEDDING,
+    Algorithm,
+    Plan,
+    Variant,
+    check_portable,
+    check_variants,
+)
 from lintf.index.search import NativeSearch, PortableSearch
-
-ALGORITHMS = ("auto", "masked")
 
 # `index_stats` answers the same for every probe.
 _MAX_PROBES = 64
@@ -74,7 +80,9 @@ class ServedIndex(tf.Module):
         query_tower: Any = None,
         *,
         k: int,
-        algorithm: str = "auto",
+        algorithm: Algorithm = "auto",
+        variants: Sequence[Variant] = (),
+        costs: Sequence[float] = (),
         return_attributes: Sequence[str] = (),
         batching: Batching | None = None,
         portable: bool = False,
@@ -91,10 +99,14 @@ class ServedIndex(tf.Module):
                 features, and `serving_default` is `retrieve_by_embedding`.
             k: Results a query, at least 1; may exceed the number of items.
             algorithm: One of `ALGORITHMS`.
+            variants: Further retrieve signatures.
+            costs: What "auto" decides by, from `ops.planner_costs`; empty for
+                what is compiled in.
             return_attributes: Attributes that come back with the results.
             batching: Batches concurrent requests in the graph, or None.
             portable: Uses stock TensorFlow operations only. Filters then
-                arrive as compiled programs.
+                arrive as compiled programs, and searches are exact unless
+                codes are all there is.
             max_request_rows: Most rows of one request; more is
                 INVALID_ARGUMENT.
             build_id: Names this build in `index_stats`.
@@ -105,18 +117,14 @@ class ServedIndex(tf.Module):
                 does not fit the index.
         """
         super().__init__()
-        if k < 1:
-            raise ValueError(f"`k` must be at least 1, got {k}")
         if max_request_rows < 1:
             raise ValueError(
                 f"`max_request_rows` must be at least 1, got {max_request_rows}"
             )
-        if algorithm not in ALGORITHMS:
-            raise ValueError(
-                f"`algorithm` must be one of {', '.join(ALGORITHMS)}, got "
-                f"{algorithm!r}"
-            )
         schema = index.schema
+        plan = Plan(k, algorithm)
+        plan.check(schema)
+        check_variants(variants)
         self._returned = [schema.attribute(n) for n in return_attributes]
         for attribute in self._returned:
             if not attribute.decodable:
@@ -127,6 +135,8 @@ class ServedIndex(tf.Module):
         # The SavedModel holds what is tracked: all of the index, or only its
         # variables.
         self.__dict__["index"] = index
+        if portable:
+            check_portable(schema)
         self.state = IndexState(index) if portable else index
         self.query_tower = query_tower
         self.k = k
@@ -137,8 +147,17 @@ class ServedIndex(tf.Module):
         if batching is not None:
             room = batching.max_batch_size * batching.max_enqueued_batches
             self._max_rows = min(max_request_rows, room)
-        search = PortableSearch if portable else NativeSearch
-        self._search = search(index, k, [a.name for a in self._returned])
+        names = [a.name for a in self._returned]
+
+        def search(plan: Plan) -> NativeSearch | PortableSearch:
+            if portable:
+                return PortableSearch(index, plan, names, self.state.projection)
+            return NativeSearch(index, plan, names, costs)
+
+        self._search = search(plan)
+        self.__dict__["_variants"] = {
+            v: search(v.plan_beside(plan, schema)) for v in variants
+        }
         if query_tower is not None:
             self._check_tower()
 
@@ -150,19 +169,24 @@ class ServedIndex(tf.Module):
                 [None, self.index.schema.dim], tf.float32
             )
         }
+        retrieve = {("retrieve", "retrieve" + BY_EMBEDDING): self._search}
+        for variant, search in self._variants.items():
+            retrieve[variant.signatures] = search
         signatures = {
-            "retrieve_by_embedding": _signature(
-                self._retriever(
-                    lambda f: self._checked_queries(f["query_embedding"]),
-                    embedding,
-                ),
-                embedding | filter_spec,
-            ),
             "lookup": _signature(self._lookup, self._id_spec()),
             "index_stats": _signature(
                 self._index_stats, {"probe": tf.TensorSpec([None], tf.int64)}
             ),
         }
+        for (_, name), search in retrieve.items():
+            signatures[name] = _signature(
+                self._retriever(
+                    search,
+                    lambda f: self._checked_queries(f["query_embedding"]),
+                    embedding,
+                ),
+                embedding | filter_spec,
+            )
         if self.query_tower is None:
             default = signatures["retrieve_by_embedding"]
         else:
@@ -173,10 +197,12 @@ class ServedIndex(tf.Module):
                 },
                 features,
             )
-            default = _signature(
-                self._retriever(self._embed, features), features | filter_spec
-            )
-            signatures["retrieve"] = default
+            for (name, _), search in retrieve.items():
+                signatures[name] = _signature(
+                    self._retriever(search, self._embed, features),
+                    features | filter_spec,
+                )
+            default = signatures["retrieve"]
         signatures["serving_default"] = default
         return signatures
 
@@ -246,6 +272,7 @@ class ServedIndex(tf.Module):
 
     def _retriever(
         self,
+        search: NativeSearch | PortableSearch,
         embed: Callable[[Tensors], tf.Tensor],
         specs: Mapping[str, tf.TensorSpec],
     ) -> Callable[..., Tensors]:
@@ -255,17 +282,18 @@ class ServedIndex(tf.Module):
             inputs = self._checked(inputs, {**specs, **self._filter_spec()})
             if self._portable:
                 programs = inputs.pop("filter_program")
-                return self._results(embed(inputs), programs)
+                return self._results(search, embed(inputs), programs)
             filters = inputs.pop("filter")
             programs = ops.compile_filter(filters, self.index.schema)
             if self._batching is None:
-                return self._results(embed(inputs), programs)
-            return self._batched(embed, inputs, filters, programs)
+                return self._results(search, embed(inputs), programs)
+            return self._batched(search, embed, inputs, filters, programs)
 
         return retrieve
 
     def _batched(
         self,
+        searcher: NativeSearch | PortableSearch,
         embed: Callable[[Tensors], tf.Tensor],
         inputs: Tensors,
         filters: tf.Tensor,
@@ -301,7 +329,7 @@ class ServedIndex(tf.Module):
         def search(filters: tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
             features = dict(zip(names, values, strict=True))
             compiled = ops.compile_filter(filters, self.index.schema)
-            results = self._results(embed(features), compiled)
+            results = self._results(searcher, embed(features), compiled)
             keys[:] = sorted(results)
             shapes[:] = [results[key].shape for key in keys]
             return [results[key] for key in keys]
@@ -333,8 +361,13 @@ class ServedIndex(tf.Module):
             for key, shape, value in zip(keys, shapes, values, strict=True)
         }
 
-    def _results(self, queries: tf.Tensor, programs: tf.Tensor) -> Tensors:
-        found = self._search(queries, programs)
+    def _results(
+        self,
+        search: NativeSearch | PortableSearch,
+        queries: tf.Tensor,
+        programs: tf.Tensor,
+    ) -> Tensors:
+        found = search(queries, programs)
         results = {
             "ids": self._id_output(found.ids),
             "scores": found.scores,
@@ -357,7 +390,9 @@ class ServedIndex(tf.Module):
         if self.index.schema.id_dtype == "string":
             ids = columns.fingerprint_tensor(ids)
         found = self._search.lookup(ids)
-        results = {"embedding": found.embeddings, "found": found.found}
+        results = {"found": found.found}
+        if found.embeddings is not None:
+            results["embedding"] = found.embeddings
         for attribute, values in zip(
             self.index.schema.attributes, found.values, strict=True
         ):
@@ -370,11 +405,9 @@ class ServedIndex(tf.Module):
         spec = {"probe": tf.TensorSpec([None], tf.int64)}
         probe = requests.checked(inputs, spec, _MAX_PROBES)
         batch = tf.shape(probe["probe"])[0]
-        num_rows, live_rows = self._search.counts()
         index = self.index
         scalars = {
-            "num_rows": num_rows,
-            "live_rows": live_rows,
+            **self._search.counts(),
             "capacity": tf.constant(index.capacity, tf.int64),
             "index_bytes": tf.constant(index.index_bytes, tf.int64),
             "build_id": tf.constant(self._build_id),

@@ -9,6 +9,7 @@ from lintf.index.schema import (
     Attribute,
     FilterLimits,
     IndexSchema,
+    Quantization,
     infer_attribute,
 )
 
@@ -50,6 +51,9 @@ def test_attribute_refuses(arguments, message):
             "a more than once",
         ),
         ({"format_version": 99}, "got format 99"),
+        ({"dtype": "float64"}, "`dtype` must be one of float32, bfloat16"),
+        ({"dtype": "none"}, '"none" stores codes alone, so there must be'),
+        ({"dtype": "int8", "dim": 70_000}, "`dim` must be at most 65536"),
     ],
 )
 def test_schema_refuses(changes, message):
@@ -75,10 +79,72 @@ def test_json_round_trip_keeps_everything():
         limits=FilterLimits(max_words=100),
     )
     assert IndexSchema.from_json(schema.to_json()) == schema
-    older = dataclasses.replace(schema)
-    text = older.to_json().replace('"format_version": 1', '"format_version": 0')
-    with pytest.raises(ValueError, match="got format 0; export the index"):
+    coded = dataclasses.replace(
+        schema,
+        dtype="int8",
+        quantization=Quantization(2, 32, seed=5, scoring="symmetric"),
+    )
+    assert IndexSchema.from_json(coded.to_json()) == coded
+    text = schema.to_json()
+    text = text.replace('"format_version": 2', '"format_version": 3')
+    with pytest.raises(ValueError, match="got format 3; export the index"):
         IndexSchema.from_json(text)
+
+
+def test_format_1_has_float32_embeddings_and_no_codes():
+    text = (
+        '{"attributes": [], "dim": 4, "format_version": 1, "id_dtype": "int64",'
+        ' "limits": {"max_depth": 32, "max_length": 262144, "max_words": 9},'
+        ' "metric": "l2"}'
+    )
+    schema = IndexSchema.from_json(text)
+    assert (schema.dtype, schema.quantization) == ("float32", None)
+    assert schema.limits.max_words == 9
+    assert schema.to_json() == text
+    for changes in ({"dtype": "int8"}, {"quantization": Quantization(1, 64)}):
+        with pytest.raises(ValueError, match="index format 1 has float32"):
+            dataclasses.replace(schema, **changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bins": 0}, "`bins` must be an integer of at least 1, got 0"),
+        ({"repeats": True}, "`repeats` must be an integer of at least 1"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0"),
+        ({"seed": 1 << 63}, "`seed` must fit int64"),
+        ({"shortlist": 0}, "`shortlist` must be an integer of at least 1"),
+        (
+            {"bins": 10, "repeats": 33},
+            r"must be a multiple of 64.*got 10 \* 33 = 330",
+        ),
+        ({"repeats": 1024}, "must be at most 4096, got 8 .* 1024 = 8192"),
+        ({"scoring": "both"}, "`scoring` must be one of symmetric, asymmetric"),
+    ],
+)
+def test_quantization_refuses(arguments, message):
+    with pytest.raises(ValueError, match=f"quantization: .*{message}"):
+        Quantization(**{"bins": 8, "repeats": 32, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("dim", "bins", "repeats", "message"),
+    [
+        (16, 32, 2, "`bins` must be at most 16.*got 32; use fewer bins"),
+        (64, 64, 2, "2 repeats of 64 bins on embeddings of length 64 are the"),
+        (64, 64, 1, None),
+        (65, 64, 2, None),
+        (8, 1, 64, None),
+    ],
+)
+def test_codes_must_fit_the_embeddings(dim, bins, repeats, message):
+    codes = Quantization(bins, repeats)
+    if message is None:
+        schema = IndexSchema(dim=dim, dtype="none", quantization=codes)
+        assert schema.quantization.words == bins * repeats // 64
+        return
+    with pytest.raises(ValueError, match=message):
+        IndexSchema(dim=dim, quantization=codes)
 
 
 @pytest.mark.parametrize(

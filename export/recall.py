@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of the exact result a search by codes finds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from export.errors import JobError
+from export.queries import QuerySet
+from lintf import ops
+from lintf.index.index import Index
+from lintf.index.plan import Plan
+from lintf.index.schema import Quantization
+
+# What the table shows beside the chosen shortlist, times k.
+_MULTIPLES = (1, 4, 10, 40)
+# Results kept at once: bounds the memory, whatever k is.
+_MAX_RESULTS = 4_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Recall of one signature.
+
+    Attributes:
+        signature: Its name.
+        k: Results a query.
+        shortlist: Rows that codes select for rescoring; without embeddings,
+            `k`.
+        recall: Share of the exact `k` best that is found.
+        floor: What `recall` must reach.
+        num_queries: Asked.
+        source: Where the queries come from.
+        rescored: Whether there are embeddings to rescore with.
+        table: Pairs of shortlist and recall, ascending. Without embeddings:
+            how many of the exact `k` best are among so many best by code.
+    """
+
+    signature: str
+    k: int
+    shortlist: int
+    recall: float
+    floor: float
+    num_queries: int
+    source: str
+    rescored: bool
+    table: tuple[tuple[int, float], ...]
+
+    @property
+    def passes(self) -> bool:
+        """Whether the index may be published."""
+        return self.recall >= self.floor
+
+    def to_text(self, codes: Quantization) -> str:
+        """A small table.
+
+        Args:
+            codes: Of the index.
+        """
+        what = "shortlist" if self.rescored else "best by code"
+        lines = [
+            f"{self.signature}: recall@{self.k} by codes of {codes.bits} bits "
+            f"({codes.bins} bins x {codes.repeats}, {codes.scoring}), "
+            f"{self.num_queries} {self.source}",
+            f"  {what:>14}  recall@{self.k}",
+        ]
+        for shortlist, recall in self.table:
+            mark = "  <- chosen" if shortlist == self.shortlist else ""
+            lines.append(f"  {shortlist:>14,}  {recall:.4f}{mark}")
+        return "\n".join(lines)
+
+
+def measure(
+    index: Index,
+    plans: Mapping[str, Plan],
+    queries: QuerySet,
+    floor: float,
+    batches: Iterable[np.ndarray] | None = None,
+) -> tuple[Report, ...]:
+    """Measures every signature that may answer by codes.
+
+    Args:
+        index: Filled.
+        plans: How the signatures search, by name.
+        queries: What to ask.
+        floor: What the recall must reach.
+        batches: The embeddings of all items in the index's order, `[n, dim]`
+            each, if the index has codes alone.
+    """
+    quantization = index.schema.quantization
+    assert quantization is not None
+    plans = {n: p for n, p in plans.items() if uses_codes(p)}
+    most = max(plan.k for plan in plans.values()) + 1
+    if batches is None:
+        best = _search(index, queries.vectors, most, "masked", None)
+    else:
+        best = exact_rows(batches, queries.vectors, most, index.schema.metric)
+    reports = []
+    for name, plan in plans.items():
+        exact = without_own(best, queries.own, plan.k)
+        chosen = plan.shortlist or quantization.shortlist
+        chosen = max(chosen, plan.k)
+        if batches is not None:
+            chosen = plan.k
+        most_rows = int(index.num_rows)
+        sizes = {min(m * plan.k, most_rows) for m in _MULTIPLES}
+        table = []
+        for size in sorted({*sizes, chosen}):
+            # One more of each, in place of the item that the query is.
+            own = int((queries.own >= 0).any())
+            codes = dataclasses.replace(quantization, shortlist=size + own)
+            k = (plan.k if batches is None else size) + own
+            found = _search(index, queries.vectors, k, "quantized", codes)
+            found = without_own(found, queries.own, k - own)
+            table.append((size, recall(exact, found)))
+        reports.append(
+            Report(
+                signature=name,
+                k=plan.k,
+                shortlist=chosen,
+                recall=dict(table)[chosen],
+                floor=floor,
+                num_queries=len(queries.vectors),
+                source=queries.source,
+                rescored=batches is None,
+                table=tuple(table),
+            )
+        )
+    return tuple(reports)
+
+
+def check(reports: Sequence[Report], codes: Quantization) -> None:
+    """Refuses an index whose recall is below the floor.
+
+    Raises:
+        JobError: It is; the message has the table and what may help.
+    """
+    low = [r for r in reports if not r.passes]
+    if not low:
+        return
+    report = low[0]
+    ways = ["more bits"]
+    if report.rescored:
+        ways.insert(0, "a larger shortlist")
+    else:
+        ways.append("stored embeddings to rescore with (index.dtype)")
+    if codes.scoring == "symmetric":
+        ways.append("scoring: asymmetric")
+    raise JobError(
+        f"quantization.recall_floor: the recall@{report.k} of "
+        f"{report.signature!r} must be at least {report.floor:g}, got "
+        f"{report.recall:.4f}; nothing was published. What helps: "
+        f"{', '.join(ways)}; or a lower floor.\n{report.to_text(codes)}"
+    )
+
+
+def uses_codes(plan: Plan) -> bool:
+    """Whether a signature may answer by codes."""
+    return plan.algorithm in ("auto", "quantized")
+
+
+def recall(exact: np.ndarray, found: np.ndarray) -> float:
+    """Mean share of the exact rows that are among those found.
+
+    Args:
+        exact: `[queries, k]` rows, -1 in unused slots.
+        found: `[queries, any]` the same.
+
+    >>> recall(np.array([[1, 2], [3, -1]]), np.array([[2, 5], [3, 4]]))
+    0.75
+    """
+    each = shares(exact, found)
+    return float(np.mean(each)) if each else 1.0
+
+
+def shares(exact: np.ndarray, found: np.ndarray) -> list[float]:
+    """The recall of each query that has any result; see `recall`."""
+    return [
+        float(np.isin(truth[truth >= 0], rows).mean())
+        for truth, rows in zip(exact, found, strict=True)
+        if (truth >= 0).any()
+    ]
+
+
+def without_own(rows: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
+    """The `k` best of each query but for the item that it is.
+
+    >>> without_own(np.array([[4, 7, 9], [4, 7, 9]]), np.array([7, -1]), 2)
+    array([[4, 9],
+           [4, 7]])
+    """
+    other = (rows != own[:, np.newaxis]) | (own < 0)[:, np.newaxis]
+    # Stable: those to be left out go last, the others keep their order.
+    order = np.argsort(~other, axis=1, kind="stable")[:, :k]
+    kept = np.take_along_axis(rows, order, axis=1)
+    return np.where(np.take_along_axis(other, order, axis=1), kept, -1)
+
+
+def exact_rows(
+    batches: Iterable[np.ndarray], queries: np.ndarray, k: int, metric: str
+) -> np.ndarray:
+    """The best rows of items that come in batches, `[queries, k]`.
+
+    Args:
+        batches: `[n, dim]` each; of length 1 if the metric is cosine.
+        queries: `[queries, dim]`.
+        k: How many; -1 fills what is missing.
+        metric: The index's.
+    """
+    metric = "l2" if metric == "l2" else "inner_product"
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    rows = np.full((len(queries), k), -1, np.int64)
+    start = 0
+    for vectors in batches:
+        found = ops.masked_knn(
+            queries,
+            vectors,
+            tf.ones([len(vectors)], tf.bool),
+            min(k, len(vectors)),
+            metric=metric,
+        )
+        here = np.where(
+            found.indices.numpy() < 0, -1, found.indices.numpy() + start
+        )
+        scores = np.concatenate([scores, found.scores.numpy()], axis=1)
+        rows = np.concatenate([rows, here], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores = np.take_along_axis(scores, order, axis=1)
+        rows = np.take_along_axis(rows, order, axis=1)
+        start += len(vectors)
+    return rows
+
+
+def _search(
+    index: Index,
+    queries: np.ndarray,
+    k: int,
+    algorithm: str,
+    codes: Quantization | None,
+) -> np.ndarray:
+    """Rows of the index without a filter: `[queries, min(k, rows)]`."""
+    k = min(k, int(index.num_rows))
+    step = max(1, _MAX_RESULTS // k)
+    found: list[Any] = []
+    for begin in range(0, len(queries), step):
+        part = queries[begin : begin + step]
+        result = ops.retrieve(
+            part,
+            ops.compile_filter([""] * len(part), index.schema),
+            index.resource,
+            index.ids,
+            index.embeddings,
+            index.num_rows,
+            index.columns,
+            k=k,
+            metric=index.schema.metric,
+            algorithm=algorithm,
+            scales=index.scales,
+            codes=index.codes if codes is not None else None,
+            quantization=codes,
+            dim=index.schema.dim,
+        )
+        found.append(result.rows.numpy())
+    return np.concatenate(found)
