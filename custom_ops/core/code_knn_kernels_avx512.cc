@@ -21,6 +21,13 @@
 namespace lintf {
 namespace {
 
+// Fetches what is `kAhead` bytes further on: the next blocks, most likely. The
+// hardware does so too, but not across pages.
+constexpr int64_t kAhead = 4096;
+LINTF_SIMD void FetchAhead(const uint64_t* codes) {
+  _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
+}
+
 // Transposes bytes: register j has words of rows 8j to 8j + 7, plane n of the
 // result nibble n. Without crossing the 128-bit parts of registers, row
 // 8 * (p % 8) + p / 8 ends up in byte p.
@@ -28,7 +35,10 @@ LINTF_SIMD void SplitWord(const uint64_t* codes, uint8_t* planes) {
   __m512i a[8];
   __m512i b[8];
 #pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j) a[j] = _mm512_loadu_si512(codes + 8 * j);
+  for (int j = 0; j < 8; ++j) {
+    FetchAhead(codes + 8 * j);
+    a[j] = _mm512_loadu_si512(codes + 8 * j);
+  }
   // Of even rows in b[0..3], of odd rows in b[4..7]: bytes of two rows.
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
@@ -226,45 +236,72 @@ LINTF_SIMD_ENTRY __attribute__((noinline)) void AppendCounts(
   if (scan.hits->Commit(count)) scan.hits->Shrink(scan.histogram);
 }
 
-LINTF_SIMD_ENTRY void ScanCodes(const CodeScan& scan) {
+// Adds to `sums` the matched bits of each byte of a word of 64 rows.
+LINTF_SIMD void CountWord(uint64_t query, const uint64_t* codes,
+                          __m512i* sums) {
   const __m512i bits_of_nibble = _mm512_broadcast_i32x4(
       _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
   const __m512i nibble = _mm512_set1_epi8(15);
+  const __m512i complement = _mm512_set1_epi64(static_cast<int64_t>(~query));
+#pragma GCC unroll 8
+  for (int octet = 0; octet < 8; ++octet) {
+    FetchAhead(codes + 8 * octet);
+    const __m512i matched =
+        _mm512_xor_si512(complement, _mm512_loadu_si512(codes + 8 * octet));
+    const __m512i low =
+        _mm512_shuffle_epi8(bits_of_nibble, _mm512_and_si512(matched, nibble));
+    const __m512i high = _mm512_shuffle_epi8(
+        bits_of_nibble,
+        _mm512_and_si512(_mm512_srli_epi16(matched, 4), nibble));
+    sums[octet] = _mm512_add_epi8(sums[octet], _mm512_add_epi8(low, high));
+  }
+}
+
+LINTF_SIMD_ENTRY void ScanCodes(const CodeScan& scan) {
+  // A byte counts at most 8 bits of a word: 31 words fit.
+  constexpr int64_t kRun = 31;
   const uint64_t* query = scan.query->code.data();
   for (int64_t b = 0; b < scan.num_blocks; ++b) {
     const CodeBlock& block = scan.blocks[b];
     const uint64_t* codes = static_cast<const uint64_t*>(block.data);
+    __m512i counts[8];
+#pragma GCC unroll 8
+    for (int octet = 0; octet < 8; ++octet) {
+      counts[octet] = _mm512_setzero_si512();
+    }
+    for (int64_t begin = 0; begin < scan.words; begin += kRun) {
+      const int64_t end = begin + kRun < scan.words ? begin + kRun : scan.words;
+      __m512i sums[8];
+#pragma GCC unroll 8
+      for (int octet = 0; octet < 8; ++octet) {
+        sums[octet] = _mm512_setzero_si512();
+      }
+      for (int64_t w = begin; w < end; ++w) {
+        CountWord(query[w], codes + w * kRowsPerWord, sums);
+      }
+#pragma GCC unroll 8
+      for (int octet = 0; octet < 8; ++octet) {
+        counts[octet] = _mm512_add_epi64(
+            counts[octet],
+            _mm512_sad_epu8(sums[octet], _mm512_setzero_si512()));
+      }
+    }
     const __m512i threshold =
         _mm512_set1_epi64(static_cast<int64_t>(scan.hits->threshold()));
-    alignas(64) __m512i counts[8];
     uint64_t hits = 0;
 #pragma GCC unroll 8
     for (int octet = 0; octet < 8; ++octet) {
-      __m512i total = _mm512_setzero_si512();
-      // A byte counts at most 8 bits of a word: 31 words fit.
-      for (int64_t begin = 0; begin < scan.words; begin += 31) {
-        const int64_t end = begin + 31 < scan.words ? begin + 31 : scan.words;
-        __m512i sums = _mm512_setzero_si512();
-        for (int64_t w = begin; w < end; ++w) {
-          const __m512i matched = _mm512_xor_si512(
-              _mm512_set1_epi64(static_cast<int64_t>(~query[w])),
-              _mm512_loadu_si512(codes + w * kRowsPerWord + 8 * octet));
-          const __m512i low = _mm512_shuffle_epi8(
-              bits_of_nibble, _mm512_and_si512(matched, nibble));
-          const __m512i high = _mm512_shuffle_epi8(
-              bits_of_nibble,
-              _mm512_and_si512(_mm512_srli_epi16(matched, 4), nibble));
-          sums = _mm512_add_epi8(sums, _mm512_add_epi8(low, high));
-        }
-        total = _mm512_add_epi64(total,
-                                 _mm512_sad_epu8(sums, _mm512_setzero_si512()));
-      }
-      counts[octet] = total;
-      hits |= static_cast<uint64_t>(_mm512_cmpge_epu64_mask(total, threshold))
+      hits |= static_cast<uint64_t>(
+                  _mm512_cmpge_epu64_mask(counts[octet], threshold))
               << (8 * octet);
     }
     hits &= block.mask;
-    if (__builtin_expect(hits != 0, 0)) AppendCounts(scan, block, hits, counts);
+    if (__builtin_expect(hits != 0, 0)) {
+      __m512i stored[8];
+#pragma GCC unroll 8
+      for (int octet = 0; octet < 8; ++octet) stored[octet] = counts[octet];
+      AppendCounts(scan, block, hits, stored);
+    }
   }
 }
 
