@@ -1,117 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact search without a filter, one thread, against what people use."""
+"""Exact search without a filter in float32, one thread."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from benchmarks import harness, peers, synthetic, truth
+from benchmarks.engines import Request
+from benchmarks.settings import Settings
 
-from benchmarks import machine, synthetic, timing
+PLOTS = ("recall_time",)
 
 
-def run(
-    rows: int, dim: int, k: int, batches: list[int], rounds: int
-) -> dict[str, Any]:
-    """Times every engine at every batch size.
+def run(settings: Settings) -> dict[str, Any]:
+    """Every batch size at k = 100, and other k at the smaller batches."""
+    out = harness.Run("exact", "Exact search, no filter, float32", settings)
+    items = synthetic.load(settings.rows, settings.dim, settings.cache)
+    from benchmarks.engines.lintf_engine import LintfEngine, make_index
 
-    Returns:
-        The machine, the parameters and one record an engine and batch:
-        median CPU milliseconds, the ratio to lintf (median over rounds), the
-        share of the read bandwidth and of the multiply-add rate reached, and
-        the recall against float64 scores.
-    """
-    from benchmarks.engines.faiss_engine import FaissEngine
-    from benchmarks.engines.lintf_engine import LintfEngine
-    from benchmarks.engines.tensorflow_engine import (
-        TensorFlowEngine,
-        TfrsEngine,
-    )
-
-    limits = machine.probe()
-    items, queries = synthetic.embeddings(rows, dim, max(batches))
     engines = [
-        LintfEngine(items),
-        FaissEngine(items),
-        TensorFlowEngine(items),
-        TfrsEngine(items),
+        LintfEngine(make_index(items.vectors)),
+        *peers.scann(out, items.path, settings.dim, "float32"),
+        *peers.faiss(out, lambda faiss: faiss.flat(items.vectors)),
+        *peers.numpy(out, items.vectors),
+        *peers.tensorflow(out, items.vectors),
+        *peers.tfrs(out, items.vectors),
     ]
-    records = []
-    for batch in batches:
-        for engine in engines:
-            engine.prepare(queries[:batch], k)
-        truth = _truth(items, queries[:batch], k)
-        times = timing.measure({e.name: e.search for e in engines}, rounds)
-        for engine in engines:
-            time = times[engine.name]
-            records.append(
-                {
-                    "engine": engine.name,
-                    "batch": batch,
-                    "cpu_ms": 1e3 * time.median,
-                    "ratio_to_lintf": time.ratio_to(times[engines[0].name]),
-                    "read_share": items.nbytes
-                    / time.median
-                    / limits.read_bytes_per_s,
-                    "flop_share": 2.0
-                    * rows
-                    * dim
-                    * batch
-                    / time.median
-                    / limits.flops_per_s,
-                    "recall": _recall(engine.search(), truth),
-                }
-            )
-    return {
-        "workload": "exact",
-        "machine": limits.__dict__,
-        "rows": rows,
-        "dim": dim,
-        "k": k,
-        "rounds": rounds,
-        "records": records,
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result as Markdown."""
-    limits = result["machine"]
-    lines = [
-        f"Exact search, {result['rows']:,} x {result['dim']} float32, "
-        f"k = {result['k']}, one thread, median of {result['rounds']} "
-        "interleaved rounds.",
-        f"{limits['name']}: reads {limits['read_bytes_per_s'] / 1e9:.1f} GB/s,"
-        f" sgemm {limits['flops_per_s'] / 1e9:.0f} GFLOP/s.",
-        "",
-        "| engine | batch | CPU ms | x lintf | % of read | % of sgemm "
-        "| recall |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for r in result["records"]:
-        lines.append(
-            f"| {r['engine']} | {r['batch']} | {r['cpu_ms']:.1f} "
-            f"| {r['ratio_to_lintf']:.2f} | {100 * r['read_share']:.0f} "
-            f"| {100 * r['flop_share']:.0f} | {r['recall']:.4f} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _truth(items: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    best = []
-    for query in queries.astype(np.float64):
-        scores = np.concatenate(
-            [
-                items[i : i + 65536].astype(np.float64) @ query
-                for i in range(0, len(items), 65536)
-            ]
-        )
-        best.append(np.argpartition(-scores, k - 1)[:k])
-    return np.array(best)
-
-
-def _recall(found: np.ndarray, truth: np.ndarray) -> float:
-    hits = [
-        len(set(f) & set(t))
-        for f, t in zip(found.tolist(), truth.tolist(), strict=True)
-    ]
-    return sum(hits) / truth.size
+    for engine in engines:
+        engine.labels = {}
+    cases = [(1, 100), (32, 100), (128, 100)]
+    cases += [(1, 10), (32, 10), (1, 1000), (32, 1000)]
+    if settings.quick:
+        cases = [(1, 10), (3, 10)]
+    for batch, k in cases:
+        queries = items.queries[:batch]
+        right = truth.exact(items.vectors, queries, k)
+        case = {"batch": batch, "k": k}
+        out.measure(engines, case, Request(queries, k), right)
+    peers.close(engines)
+    return out.result()
