@@ -108,6 +108,8 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     dim = found.dim if item_tower is None else item_tower.dim
     assert dim is not None
     schema = _schema(request, found, dim)
+    if config.quantization is not None and schema.quantization is None:
+        _say("A portable index searches exactly: it gets no codes")
     memory.check(schema, capacity)
     index = Index(schema, capacity)
     logs = work.tensorboard / build_id[:8]
@@ -131,13 +133,12 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     on_event("filled")
     reports = _measure_recall(request, index, items, item_tower, query_tower)
     for report in reports:
-        assert schema.quantization is not None
-        _say(report.to_text(schema.quantization))
-    if not all(r.passes for r in reports):
-        assert schema.quantization is not None
+        if report.passes:
+            _say(report.to_text())
+    if not all(report.passes for report in reports):
         # Another config may now use the directory.
         work.finish(identity)
-        recall.check(reports, schema.quantization)
+        recall.check(reports)
     on_event("measured")
     unfinished = publish.unfinished_directory(request.output_dir, work.path)
     _save(request, index, query_tower, build_id, reports, unfinished)
@@ -214,8 +215,6 @@ def _schema(request: Request, found: Scan, dim: int) -> IndexSchema:
             codes = config.quantization.resolve(dim, config.retrieve.k)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    elif config.quantization is not None:
-        _say("A portable index searches exactly: it gets no codes")
     schema = IndexSchema(
         dim=dim,
         metric=config.index.metric,

@@ -37,6 +37,7 @@ class Report:
         num_queries: Asked.
         source: Where the queries come from.
         rescored: Whether there are embeddings to rescore with.
+        codes: The codes, in words.
         table: Pairs of shortlist and recall, ascending. Without embeddings:
             how many of the exact `k` best are among so many best by code.
     """
@@ -49,6 +50,7 @@ class Report:
     num_queries: int
     source: str
     rescored: bool
+    codes: str
     table: tuple[tuple[int, float], ...]
 
     @property
@@ -56,21 +58,17 @@ class Report:
         """Whether the index may be published."""
         return self.recall >= self.floor
 
-    def to_text(self, codes: Quantization) -> str:
-        """A small table.
-
-        Args:
-            codes: Of the index.
-        """
+    def to_text(self) -> str:
+        """A small table."""
         what = "shortlist" if self.rescored else "best by code"
         lines = [
-            f"{self.signature}: recall@{self.k} by codes of {codes.bits} bits "
-            f"({codes.bins} bins x {codes.repeats}, {codes.scoring}), "
-            f"{self.num_queries} {self.source}",
+            f"{self.signature}: {self.codes}; {self.num_queries} {self.source}",
             f"  {what:>14}  recall@{self.k}",
         ]
         for shortlist, recall in self.table:
-            mark = "  <- chosen" if shortlist == self.shortlist else ""
+            # Longer than the index, it is the whole index.
+            chosen = shortlist == min(self.shortlist, self.table[-1][0])
+            mark = "  <- chosen" if chosen else ""
             lines.append(f"  {shortlist:>14,}  {recall:.4f}{mark}")
         return "\n".join(lines)
 
@@ -104,13 +102,10 @@ def measure(
     for name, plan in plans.items():
         exact = without_own(best, queries.own, plan.k)
         chosen = plan.shortlist or quantization.shortlist
-        chosen = max(chosen, plan.k)
-        if batches is not None:
-            chosen = plan.k
-        most_rows = int(index.num_rows)
-        sizes = {min(m * plan.k, most_rows) for m in _MULTIPLES}
+        chosen = max(chosen, plan.k) if batches is None else plan.k
+        sizes = {chosen, *(m * plan.k for m in _MULTIPLES)}
         table = []
-        for size in sorted({*sizes, chosen}):
+        for size in sorted({min(s, int(index.num_rows)) for s in sizes}):
             # One more of each, in place of the item that the query is.
             own = int((queries.own >= 0).any())
             codes = dataclasses.replace(quantization, shortlist=size + own)
@@ -123,18 +118,26 @@ def measure(
                 signature=name,
                 k=plan.k,
                 shortlist=chosen,
-                recall=dict(table)[chosen],
+                recall=dict(table)[min(chosen, int(index.num_rows))],
                 floor=floor,
                 num_queries=len(queries.vectors),
                 source=queries.source,
                 rescored=batches is None,
+                codes=_in_words(quantization),
                 table=tuple(table),
             )
         )
     return tuple(reports)
 
 
-def check(reports: Sequence[Report], codes: Quantization) -> None:
+def _in_words(codes: Quantization) -> str:
+    return (
+        f"codes of {codes.bits} bits (bins {codes.bins}, repeats "
+        f"{codes.repeats}, {codes.scoring})"
+    )
+
+
+def check(reports: Sequence[Report]) -> None:
     """Refuses an index whose recall is below the floor.
 
     Raises:
@@ -149,13 +152,13 @@ def check(reports: Sequence[Report], codes: Quantization) -> None:
         ways.insert(0, "a larger shortlist")
     else:
         ways.append("stored embeddings to rescore with (index.dtype)")
-    if codes.scoring == "symmetric":
+    if "asymmetric" not in report.codes:
         ways.append("scoring: asymmetric")
     raise JobError(
         f"quantization.recall_floor: the recall@{report.k} of "
         f"{report.signature!r} must be at least {report.floor:g}, got "
         f"{report.recall:.4f}; nothing was published. What helps: "
-        f"{', '.join(ways)}; or a lower floor.\n{report.to_text(codes)}"
+        f"{', '.join(ways)}; or a lower floor.\n{report.to_text()}"
     )
 
 

@@ -4,7 +4,7 @@
 | dtype | a coordinate x is stored as | at most off by |
 |---|---|---|
 | float32 | itself | 0 |
-| bfloat16 | rounded to nearest even | `2**-8 * abs(x)` |
+| bfloat16 | rounded to nearest even | `2**-8 * abs(x) + 2**-134` |
 | float16 | rounded to nearest even | `2**-11 * abs(x) + 2**-25` |
 | int8 | a number from -127 to 127, times the row's scale | half the scale |
 
@@ -24,6 +24,9 @@ _LARGEST = {
     "bfloat16": float(tf.bfloat16.max),
 }
 _LEVELS = 127
+_QUERY_LEVELS = 256 * _LEVELS + 127
+# A scale below this has lost bits, and its row is stored as zeros.
+_LEAST_SCALE = np.finfo(np.float32).tiny
 
 
 class StoredRows(NamedTuple):
@@ -102,21 +105,21 @@ def error_bound(vectors: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "float32":
         return np.zeros_like(size)
     if dtype == "bfloat16":
-        return size * 2.0**-8
+        return size * 2.0**-8 + 2.0**-134
     if dtype == "float16":
         return size * 2.0**-11 + 2.0**-25
-    # The scale itself is rounded to float32, by less than a thousandth of
-    # what follows; 2**-140 covers scales that underflow.
+    # The scale itself is rounded to float32: by less than a thousandth.
     largest = size.max(axis=1, keepdims=True, initial=0.0)
-    bound = largest / (2 * _LEVELS) * 1.001 + 2.0**-140
-    return np.broadcast_to(bound, size.shape)
+    bound = largest / (2 * _LEVELS) * 1.001
+    zeros = largest < 1.001 * _LEVELS * _LEAST_SCALE
+    return np.broadcast_to(np.where(zeros, largest, bound), size.shape)
 
 
 def query_error_bound(query: np.ndarray, dtype: str) -> float:
     """How far the search may be from each coordinate of a query.
 
-    Against int8 rows the query is rounded to bytes, too, so that the products
-    can be summed in int32: by at most half of its greatest coordinate's 127th.
+    Against int8 rows the query is rounded to 16 bits, so that products can be
+    summed as integers.
 
     Args:
         query: `[dim]`, normalised if the metric is cosine.
@@ -124,14 +127,14 @@ def query_error_bound(query: np.ndarray, dtype: str) -> float:
     """
     if dtype != "int8":
         return 0.0
-    return float(np.abs(query).max(initial=0.0)) / (2 * _LEVELS) * 1.001
+    return float(np.abs(query).max(initial=0.0)) / (2 * _QUERY_LEVELS) * 1.001
 
 
 def _encode_int8(vectors: np.ndarray) -> StoredRows:
     largest = np.abs(vectors).max(axis=1, initial=0.0)
     scales = (largest / np.float32(_LEVELS)).astype(np.float32)
-    divisors = np.where(scales > 0, scales, 1)[:, np.newaxis]
-    # A scale that is not 0 but has few bits left may give more than 127.
-    levels = np.clip(np.rint(vectors / divisors), -_LEVELS, _LEVELS)
+    scales = np.where(scales < _LEAST_SCALE, np.float32(0), scales)
+    divisors = np.where(scales > 0, scales, np.float32(1))[:, np.newaxis]
+    levels = np.rint(vectors / divisors)
     levels[scales == 0] = 0
     return StoredRows(levels.astype(np.int8), scales)

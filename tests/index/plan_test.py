@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How signatures search: what is refused, and what follows from what."""
+
+import pytest
+
+from lintf.index.plan import Plan, Variant, check_portable, check_variants
+from lintf.index.schema import IndexSchema, Quantization
+
+CODES = Quantization(2, 32, shortlist=300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "`k` must be at least 1, got 0"),
+        ({"algorithm": "ivf"}, "`algorithm` must be one of auto, masked"),
+        ({"shortlist": 0}, "`shortlist` must be at least 1, got 0"),
+        ({"name": "1st"}, "a variant's name must be letters"),
+        ({"name": "a-b"}, "a variant's name must be letters"),
+    ],
+)
+def test_variant_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Variant(**{"name": "wide", "k": 3, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["retrieve"], "'retrieve' has the name of a signature of every"),
+        (["update"], "'update' has the name of a signature of every"),
+        (["a", "b", "a"], "'a' has the name of a signature of variant 'a'"),
+        (
+            ["a", "a_by_embedding"],
+            "'a_by_embedding' has the name of a signature of variant 'a'",
+        ),
+        (["x_by_embedding", "x"], "'x_by_embedding' has the name of"),
+    ],
+)
+def test_signatures_have_names_of_their_own(names, message):
+    with pytest.raises(ValueError, match=message):
+        check_variants([Variant(name, 1) for name in names])
+    check_variants([Variant("a", 1), Variant("b", 1)])
+
+
+def test_a_shortlist_keeps_its_proportion_to_k():
+    schema = IndexSchema(dim=4, quantization=CODES)
+    wide = Variant("wide", k=25)
+    assert wide.plan_beside(Plan(10), schema).shortlist == 750
+    assert wide.plan_beside(Plan(10, shortlist=15), schema).shortlist == 38
+    own = Variant("own", k=25, shortlist=26)
+    assert own.plan_beside(Plan(10), schema).shortlist == 26
+    assert wide.plan_beside(Plan(10), IndexSchema(dim=4)).shortlist is None
+
+
+def test_algorithms_need_what_they_read():
+    plain, coded = IndexSchema(dim=4), IndexSchema(dim=4, quantization=CODES)
+    alone = IndexSchema(dim=4, dtype="none", quantization=CODES)
+    with pytest.raises(ValueError, match='"quantized" needs codes'):
+        Plan(1, "quantized").check(plain)
+    for algorithm in ("masked", "prefiltered"):
+        with pytest.raises(ValueError, match="stores codes alone"):
+            Plan(1, algorithm).check(alone)
+        Plan(1, algorithm).check(coded)
+    for schema in (coded, alone):
+        Plan(1, "quantized").check(schema)
+        Plan(1).check(schema)
+
+
+def test_portable_codes_must_be_symmetric():
+    with pytest.raises(ValueError, match='have the scoring "symmetric"'):
+        check_portable(IndexSchema(dim=4, dtype="none", quantization=CODES))
+    same = Quantization(2, 32, scoring="symmetric")
+    check_portable(IndexSchema(dim=4, dtype="none", quantization=same))
+    check_portable(IndexSchema(dim=4, quantization=CODES))
