@@ -97,6 +97,36 @@ float EncodeInt8(const float* row, int64_t dim, int8_t* out) {
   return scale;
 }
 
+Int8Query EncodeInt8Query(const float* query, int64_t dim, int8_t* high,
+                          int8_t* low) {
+  constexpr int kLargest = 127 * 256 + 127;
+  float largest = 0.0f;
+  for (int64_t d = 0; d < dim; ++d) {
+    largest = std::max(largest, std::fabs(query[d]));
+  }
+  Int8Query encoded;
+  encoded.scale = largest / static_cast<float>(kLargest);
+  if (!(encoded.scale >= std::numeric_limits<float>::min())) {
+    encoded.scale = 0.0f;
+    std::fill_n(high, dim, int8_t{0});
+    std::fill_n(low, dim, int8_t{0});
+    return encoded;
+  }
+  int64_t squares = 0;
+  for (int64_t d = 0; d < dim; ++d) {
+    const int value = std::clamp(RoundHalfEven(query[d] / encoded.scale),
+                                 -kLargest, kLargest);
+    squares += int64_t{value} * value;
+    const int rounded = (value + 128) >> 8;
+    high[d] = static_cast<int8_t>(rounded);
+    low[d] = static_cast<int8_t>(value - 256 * rounded);
+  }
+  const double scale = encoded.scale;
+  encoded.norm =
+      static_cast<float>(scale * scale * static_cast<double>(squares));
+  return encoded;
+}
+
 void EncodeRow(ElementType type, const float* row, int64_t dim, void* out,
                float* scale) {
   switch (type) {

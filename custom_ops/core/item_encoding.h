@@ -33,6 +33,18 @@ float DecodeFloat16(uint16_t bits);
 // finite.
 float EncodeInt8(const float* row, int64_t dim, int8_t* out);
 
+// A query of an int8 search: q[d] = scale * (256 * high[d] + low[d]), with
+// scale = max |q| / 32639, rounded to nearest even. That is 256 times finer
+// than the rows, so that almost all of the error is theirs.
+struct Int8Query {
+  float scale = 0.0f;
+  float norm = 0.0f;  // sum of (256 * high + low)^2, times scale^2
+};
+
+// `high` is in [-127, 127], `low` in [-128, 127].
+Int8Query EncodeInt8Query(const float* query, int64_t dim, int8_t* high,
+                          int8_t* low);
+
 // Writes a row as `type` has it to `out`, [dim], and, for kInt8, its scale.
 void EncodeRow(ElementType type, const float* row, int64_t dim, void* out,
                float* scale);

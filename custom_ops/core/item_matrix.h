@@ -13,6 +13,10 @@
 namespace lintf {
 
 enum class ElementType : uint8_t { kFloat32, kBfloat16, kFloat16, kInt8 };
+inline constexpr int kNumElementTypes = 4;
+
+// Up to here the sums of a kInt8 row are exact in 32 bits.
+inline constexpr int64_t kMaxInt8Dim = 65536;
 
 inline constexpr int64_t ElementSize(ElementType type) {
   return type == ElementType::kFloat32 ? 4 : type == ElementType::kInt8 ? 1 : 2;

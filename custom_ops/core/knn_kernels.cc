@@ -12,6 +12,8 @@ std::atomic<const KnnKernels*> forced_kernels{nullptr};
 
 const KnnKernels* KnnKernelsOf(KnnPath path) {
   switch (path) {
+    case KnnPath::kAvx512Vnni:
+      return Avx512VnniKnnKernels();
     case KnnPath::kAvx512:
       return Avx512KnnKernels();
     case KnnPath::kAvx2:
@@ -26,7 +28,8 @@ const KnnKernels& ActiveKnnKernels() {
   const KnnKernels* forced = forced_kernels.load(std::memory_order_relaxed);
   if (forced != nullptr) return *forced;
   static const KnnKernels* const best = [] {
-    for (KnnPath path : {KnnPath::kAvx512, KnnPath::kAvx2}) {
+    for (KnnPath path :
+         {KnnPath::kAvx512Vnni, KnnPath::kAvx512, KnnPath::kAvx2}) {
       const KnnKernels* kernels = KnnKernelsOf(path);
       if (kernels != nullptr) return kernels;
     }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "custom_ops/core/float_environment.h"
+#include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/knn_kernels.h"
 #include "custom_ops/core/top_k.h"
 
@@ -32,25 +34,32 @@ constexpr int64_t kMinSliceQueries = 16;
 // Below this much estimated work another thread is not worth waking up.
 constexpr double kMinWorkerNanoseconds = 50e3;
 
+constexpr int64_t kLineBytes = 64;
+
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
-// Floats that start on a cache line, so that no vector straddles two.
-class AlignedFloats {
+// Numbers of 32 bits that start on a cache line, so that no vector straddles
+// two.
+template <typename T>
+class AlignedArray {
  public:
   void AssignZeros(int64_t size) {
-    lines_.assign(CeilDiv(size, kLineFloats), Line{});
+    lines_.assign(CeilDiv(size, kLineSize), Line{});
   }
-  float* data() { return lines_.data()->values; }
-  const float* data() const { return lines_.data()->values; }
+  T* data() { return lines_.data()->values; }
+  const T* data() const { return lines_.data()->values; }
 
  private:
-  static constexpr int64_t kLineFloats = 16;
+  static_assert(sizeof(T) == 4);
+  static constexpr int64_t kLineSize = 16;
   struct alignas(64) Line {
-    float values[kLineFloats];
+    T values[kLineSize];
   };
   std::vector<Line> lines_;
 };
+
+constexpr int kPlanes = 2;  // of an Int8Query
 
 // Queries with one mask, next to each other in a lane group.
 struct MaskRun {
@@ -65,7 +74,7 @@ struct LaneGroup {
   int vectors = 0;
   uint64_t active = 0;  // the lanes in use
   std::vector<MaskRun> runs;
-  int64_t packed_offset = 0;  // in Plan::packed
+  int64_t packed_offset = 0;  // in Plan::packed or int8_packed
 };
 
 // How a slice of the queries is searched; the same for all threads. Queries
@@ -76,9 +85,23 @@ struct Plan {
   std::vector<LaneGroup> groups;
   std::vector<int64_t> query_of_slot;  // -1: unused
   std::vector<int32_t> masks;          // the distinct masks
-  AlignedFloats packed;                // query lanes: [dim, vectors * lanes]
-  AlignedFloats padded;                // row lanes: [slots, padded_dim]
+  AlignedArray<float> packed;          // query lanes: [dim, vectors * lanes]
+  AlignedArray<float> padded;          // row lanes: [slots, padded_dim]
   int64_t padded_dim;
+  // For kInt8 instead; `steps` and `padded_steps` as knn_kernels.h has them.
+  AlignedArray<int32_t> int8_packed;  // [steps, vectors, planes, lanes]
+  AlignedArray<int32_t> int8_padded;  // [slots, padded_steps, planes]
+  int64_t steps;
+  int64_t padded_steps;
+  AlignedArray<int32_t> int8_start[kPlanes];  // [slots]
+  AlignedArray<float> int8_scales;
+  AlignedArray<float> int8_norms;
+
+  Int8Queries Int8() const {
+    return {{int8_start[0].data(), int8_start[1].data()},
+            int8_scales.data(),
+            int8_norms.data()};
+  }
 };
 
 // Puts queries into lane groups. `queries` has (mask, query) pairs, those with
@@ -111,12 +134,78 @@ void AddLaneGroups(const std::vector<std::pair<int64_t, int64_t>>& queries,
   }
 }
 
+// One step of a plane: four bytes, or every other one as 16 bits.
+int32_t Int8StepOf(const int8_t* quad, int part, int parts) {
+  uint32_t bits = 0;
+  if (parts == 1) {
+    std::memcpy(&bits, quad, sizeof(bits));
+  } else {
+    const auto low = static_cast<uint16_t>(int16_t{quad[part]});
+    const auto high = static_cast<uint16_t>(int16_t{quad[part + 2]});
+    bits = low | (static_cast<uint32_t>(high) << 16);
+  }
+  int32_t step;
+  std::memcpy(&step, &bits, sizeof(step));
+  return step;
+}
+
+void PackInt8Queries(const KnnInput& input, Plan* plan) {
+  const KnnKernels& kernels = *plan->kernels;
+  const int64_t quads = CeilDiv(input.dim, 4);
+  plan->steps = kernels.Int8Steps(quads);
+  plan->padded_steps = kernels.Int8Steps(RoundUp(quads, kernels.lanes));
+  const int64_t slots = static_cast<int64_t>(plan->query_of_slot.size());
+  int64_t packed_size = 0;
+  for (LaneGroup& group : plan->groups) {
+    group.packed_offset = packed_size;
+    packed_size += plan->steps * group.vectors * kPlanes * kernels.lanes;
+  }
+  plan->int8_packed.AssignZeros(packed_size);
+  plan->int8_padded.AssignZeros(slots * plan->padded_steps * kPlanes);
+  for (auto& start : plan->int8_start) start.AssignZeros(slots);
+  plan->int8_scales.AssignZeros(slots);
+  plan->int8_norms.AssignZeros(slots);
+  std::vector<int8_t> planes[kPlanes];
+  for (auto& plane : planes) plane.assign(4 * quads, 0);
+  for (const LaneGroup& group : plan->groups) {
+    for (int64_t i = 0; i < group.vectors * kernels.lanes; ++i) {
+      const int64_t slot = group.first_slot + i;
+      if (plan->query_of_slot[slot] < 0) continue;
+      const Int8Query query =
+          EncodeInt8Query(input.queries + plan->query_of_slot[slot] * input.dim,
+                          input.dim, planes[0].data(), planes[1].data());
+      plan->int8_scales.data()[slot] = query.scale;
+      plan->int8_norms.data()[slot] = query.norm;
+      for (int p = 0; p < kPlanes; ++p) {
+        plan->int8_start[p].data()[slot] =
+            -kernels.int8_offset *
+            std::accumulate(planes[p].begin(), planes[p].end(), int32_t{0});
+        for (int64_t quad = 0; quad < quads; ++quad) {
+          for (int part = 0; part < kernels.int8_parts; ++part) {
+            const int32_t value = Int8StepOf(planes[p].data() + 4 * quad, part,
+                                             kernels.int8_parts);
+            const int64_t step = kernels.Int8Step(quad, part);
+            plan->int8_padded
+                .data()[(slot * plan->padded_steps + step) * kPlanes + p] =
+                value;
+            const int64_t vector =
+                (step * group.vectors + i / kernels.lanes) * kPlanes + p;
+            plan->int8_packed
+                .data()[group.packed_offset + vector * kernels.lanes +
+                        i % kernels.lanes] = value;
+          }
+        }
+      }
+    }
+  }
+}
+
 void PackQueries(const KnnInput& input, Plan* plan) {
   const int64_t dim = input.dim;
   const int lanes = plan->kernels->lanes;
   int64_t packed_size = 0;
   for (LaneGroup& group : plan->groups) {
-    group.packed_offset = packed_size;
+    group.packed_offset = packed_size;  // PackInt8Queries sets its own
     packed_size += dim * group.vectors * lanes;
     group.active = 0;
     for (int i = 0; i < group.vectors * lanes; ++i) {
@@ -124,6 +213,10 @@ void PackQueries(const KnnInput& input, Plan* plan) {
         group.active |= uint64_t{1} << i;
       }
     }
+  }
+  if (input.items.type == ElementType::kInt8) {
+    PackInt8Queries(input, plan);
+    return;
   }
   plan->packed.AssignZeros(packed_size);
   plan->padded_dim = RoundUp(dim, kQueryPadding);
@@ -280,6 +373,13 @@ class Worker {
     pointers_.resize(block_rows + kLookahead);
     queued_rows_.resize(kQueueRows + block_rows + 2 * kRowsPerWord);
     queued_pointers_.resize(queued_rows_.size() + kLookahead);
+    if (input_.items.type != ElementType::kFloat32) {
+      expanded_.AssignZeros(kExpandRows * ExpandedRow() + kExpandSlack);
+      for (int64_t r = 0; r < kExpandRows; ++r) {
+        expanded_rows_[r] =
+            reinterpret_cast<const char*>(expanded_.data() + r * ExpandedRow());
+      }
+    }
     for (const LaneGroup& group : plan_.groups) {
       first_run_.push_back(static_cast<int64_t>(carries_.size()));
       carries_.resize(carries_.size() + group.runs.size());
@@ -320,6 +420,10 @@ class Worker {
 
   // Rows in the queue at which it is worked off.
   static constexpr int64_t kQueueRows = 1024;
+  // Rows that stay behind then, so that there is something to fetch ahead.
+  static constexpr int64_t kKeepRows = 80;
+  // Rows that are expanded at once.
+  static constexpr int64_t kExpandRows = 48;
 
   const uint64_t* Bits(const Tile& tile, const MaskRun& run) const {
     return bits_.data() + run.mask * block_words_ + tile.offset;
@@ -330,9 +434,23 @@ class Worker {
                                  search_.segment_begin);
   }
 
-  const float* Items() const {
-    return static_cast<const float*>(input_.items.data) +
-           search_.segment_begin * input_.dim;
+  int64_t RowBytes() const {
+    return input_.dim * ElementSize(input_.items.type);
+  }
+
+  // Row 0 of the segment.
+  const char* Items() const {
+    return static_cast<const char*>(input_.items.data) +
+           search_.segment_begin * RowBytes();
+  }
+
+  const float* Scales() const {
+    return input_.items.scales + search_.segment_begin;
+  }
+
+  // Numbers in an expanded row.
+  int64_t ExpandedRow() const {
+    return input_.items.type == ElementType::kInt8 ? plan_.steps : input_.dim;
   }
 
   // Takes the next block in which any row passes, and fills all masks for it.
@@ -373,8 +491,8 @@ class Worker {
     for (size_t m = 0; m < plan_.masks.size(); ++m) {
       Unite(bits_.data() + m * block_words_, words, united_.data());
     }
-    const int64_t bytes = kernels_.count_bits(united_.data(), words) *
-                          input_.dim * static_cast<int64_t>(sizeof(float));
+    const int64_t bytes =
+        kernels_.count_bits(united_.data(), words) * RowBytes();
     return CeilDiv(words, std::max<int64_t>(1, CeilDiv(bytes, kTileBytes)));
   }
 
@@ -409,7 +527,7 @@ class Worker {
     for (size_t i = 0; i < group.runs.size(); ++i) {
       if (passing_[i] == 0) continue;
       Enqueue(tile, g, i, layout);
-      if (num_queued_ >= kQueueRows) ScoreQueue(kFetchDistance);
+      if (num_queued_ >= kQueueRows) ScoreQueue(kKeepRows);
     }
   }
 
@@ -443,23 +561,33 @@ class Worker {
     AddWork({g, i, layout, count - carry.count});
   }
 
+  void SetPointers(const uint32_t* rows, int64_t count,
+                   const char** pointers) const {
+    const char* const items = Items();
+    const int64_t row_bytes = RowBytes();
+    for (int64_t i = 0; i < count; ++i) {
+      pointers[i] = items + int64_t{rows[i]} * row_bytes;
+    }
+    if (input_.items.type != ElementType::kInt8) return;
+    const float* const scales = Scales();
+    for (int64_t i = 0; i < count; ++i) __builtin_prefetch(scales + rows[i]);
+  }
+
   void FlushGroup(size_t g) {
     for (size_t i = 0; i < plan_.groups[g].runs.size(); ++i) {
       Carry& carry = carries_[first_run_[g] + i];
       std::copy_n(carry.rows, carry.count, queued_rows_.data() + num_queued_);
       AddWork({g, i, carry.layout, carry.count});
       carry.count = 0;
-      if (num_queued_ >= kQueueRows) ScoreQueue(kFetchDistance);
+      if (num_queued_ >= kQueueRows) ScoreQueue(kKeepRows);
     }
   }
 
   // Takes over `work.count` rows that were written behind the queue.
   void AddWork(const Work& work) {
     if (work.count == 0) return;
-    const float* items = Items();
-    for (int64_t i = num_queued_; i < num_queued_ + work.count; ++i) {
-      queued_pointers_[i] = items + int64_t{queued_rows_[i]} * input_.dim;
-    }
+    SetPointers(queued_rows_.data() + num_queued_, work.count,
+                queued_pointers_.data() + num_queued_);
     num_queued_ += work.count;
     works_.push_back(work);
   }
@@ -506,14 +634,27 @@ class Worker {
     pairs_own_ += rows.count * run.num_queries;
     RowLanesCall call;
     call.metric = input_.metric;
+    call.type = input_.items.type;
     call.dim = input_.dim;
-    call.query_stride = plan_.padded_dim;
     call.rows = rows;
+    const bool is_int8 = call.type == ElementType::kInt8;
+    if (is_int8) {
+      call.int8 = plan_.Int8();
+      call.scales = Scales();
+    }
     for (int q = 0; q < run.num_queries; q += kMaxSharedQueries) {
       call.first_slot = run.first_slot + q;
-      call.queries = plan_.padded.data() + call.first_slot * plan_.padded_dim;
       call.num_queries = std::min(kMaxSharedQueries, run.num_queries - q);
-      kernels_.row_lanes(call, collector_);
+      if (is_int8) {
+        call.query_stride = plan_.padded_steps;
+        call.int8_queries = plan_.int8_padded.data() +
+                            call.first_slot * plan_.padded_steps * kPlanes;
+        kernels_.row_lanes_int8(call, collector_);
+      } else {
+        call.query_stride = plan_.padded_dim;
+        call.queries = plan_.padded.data() + call.first_slot * plan_.padded_dim;
+        kernels_.row_lanes(call, collector_);
+      }
     }
   }
 
@@ -549,27 +690,74 @@ class Worker {
     QueryLanesCall call;
     call.metric = input_.metric;
     call.dim = input_.dim;
-    call.packed = plan_.packed.data() + group.packed_offset;
+    if (input_.items.type == ElementType::kInt8) {
+      call.int8_packed = plan_.int8_packed.data() + group.packed_offset;
+    } else {
+      call.packed = plan_.packed.data() + group.packed_offset;
+    }
     call.vectors = group.vectors;
     call.first_slot = group.first_slot;
     call.active = group.active;
     call.lanes_of_row = lanes_of_row;
     call.rows = rows;
-    kernels_.query_lanes(call, collector_);
+    call.ahead = rows.data;
+    if (input_.items.type == ElementType::kFloat32) {
+      call.ahead_bytes = kLineBytes;
+      kernels_.query_lanes(call, collector_);
+    } else {
+      ScoreExpanded(call);
+    }
+  }
+
+  // Expands a few rows at a time, for which `call` is ready otherwise.
+  void ScoreExpanded(QueryLanesCall call) {
+    const KnnRows rows = call.rows;
+    const bool is_int8 = input_.items.type == ElementType::kInt8;
+    float scales[kExpandRows];
+    int32_t norms[kExpandRows];
+    ExpandCall expand;
+    expand.type = input_.items.type;
+    expand.dim = input_.dim;
+    expand.out = expanded_.data();
+    if (is_int8) {
+      call.dim = plan_.steps;
+      call.int8 = plan_.Int8();
+      call.row_scales = scales;
+      call.row_norms = norms;
+      call.ahead_bytes = kLineBytes / kernels_.int8_parts;
+      if (input_.metric == Metric::kL2) expand.norms = norms;
+    } else {
+      call.ahead_bytes = kLineBytes / 2;
+    }
+    for (int64_t done = 0; done < rows.count; done += kExpandRows) {
+      const int64_t count = std::min(kExpandRows, rows.count - done);
+      expand.rows = rows.data + done;
+      expand.count = count;
+      kernels_.expand(expand);
+      call.rows = {expanded_rows_, rows.ids + done, count};
+      call.ahead = rows.data + done;
+      if (is_int8) {
+        for (int64_t i = 0; i < count; ++i) {
+          scales[i] = Scales()[rows.ids[done + i]];
+        }
+        kernels_.query_lanes_int8(call, collector_);
+      } else {
+        kernels_.query_lanes(call, collector_);
+      }
+      if (call.lanes_of_row != nullptr) call.lanes_of_row += count;
+    }
   }
 
   // The first `count` of rows_. Beyond, the rows ahead are a guess: the ones
   // that follow.
   KnnRows MakeRows(int64_t count) {
-    const float* items = Items();
-    for (int64_t i = 0; i < count; ++i) {
-      pointers_[i] = items + int64_t{rows_[i]} * input_.dim;
-    }
+    SetPointers(rows_.data(), count, pointers_.data());
+    const char* const items = Items();
     const int64_t last = search_.segment_end - search_.segment_begin - 1;
     int64_t guess = rows_[count - 1];
     for (int64_t i = count; i < count + kLookahead; ++i) {
       guess = std::min(guess + 1, last);
-      pointers_[i] = items + guess * input_.dim;
+      pointers_[i] = items + guess * RowBytes();
     }
     return {pointers_.data(), rows_.data(), count};
   }
@@ -587,13 +775,15 @@ class Worker {
   std::vector<uint64_t> united_;  // of the tile and group at hand
   std::vector<int64_t> passing_;  // of each run of the group at hand
   std::vector<uint32_t> rows_;    // in united_
-  std::vector<const float*> pointers_;
+  std::vector<const char*> pointers_;
   std::vector<uint64_t> lanes_of_row_;
   std::vector<int64_t> first_run_;  // of each group, in carries_
   std::vector<Carry> carries_;
   std::vector<Work> works_;  // the queue, and its rows
   std::vector<uint32_t> queued_rows_;
-  std::vector<const float*> queued_pointers_;
+  std::vector<const char*> queued_pointers_;
+  AlignedArray<float> expanded_;  // of kExpandRows rows; kInt8: integers
+  const char* expanded_rows_[kExpandRows];
   int64_t num_queued_ = 0;
   int64_t pairs_shared_ = 0;
   int64_t pairs_own_ = 0;
@@ -704,7 +894,9 @@ void SearchSlice(const KnnInput& input, const MaskSource& masks,
 
 }  // namespace
 
-KnnCosts DefaultKnnCosts(ElementType) { return ActiveKnnKernels().costs; }
+KnnCosts DefaultKnnCosts(ElementType type) {
+  return ActiveKnnKernels().costs[static_cast<int>(type)];
+}
 
 void MaskedKnn(const KnnInput& input, const MaskSource& masks,
                const int32_t* mask_of_query, const Parallel& parallel,

@@ -10,11 +10,30 @@
 // multiply-add over the dimensions in ascending order, starting from 0:
 //   kInnerProduct: s = fma(q[d], x[d], s)
 //   kL2:           t = q[d] - x[d], s = fma(t, t, s); the score is -s
-// Every code path (plain, AVX2, AVX-512; one query or many) does exactly
+// bfloat16 and float16 rows are converted to float32, which is exact, and then
+// scored in the same way. For int8 rows the query becomes integers too,
+// Q[d] = 256 * high[d] + low[d] (EncodeInt8Query). With X the row's integers,
+// and in float32, one operation at a time:
+//   p = fma(256, sum of high * X, sum of low * X) * query scale * row scale
+//   kInnerProduct: p
+//   kL2:           n = (sum of X * X) * row scale * row scale,
+//                  -max(0, fma(-2, p, query norm + n))
+// The sums are exact integers (up to kMaxInt8Dim dimensions).
+// Every code path (plain, AVX2, AVX-512, VNNI; one query or many) does exactly
 // these operations, so a result never depends on the machine's path, the
 // batch, the tiles or the threads. Subnormals are kept, whatever the calling
 // thread's flush-to-zero mode. A NaN (from inf - inf) is reported as -inf, and
 // -0 as +0.
+//
+// Error. A score is off that of the float32 row, computed exactly, by at most
+// the following, where e is how far an element of the stored row is off:
+//   kInnerProduct: sum of |q| e,   kL2: sum of 2 |q - x| e + e^2
+// with e = 2^-8 |x| (bfloat16), 2^-11 |x| + 2^-25 (float16, in its range),
+// 0.5001 * row scale (int8, scale = max |x| / 127); plus what the query's
+// integers are off, up to 0.502 * max |q| / 32639 an element; plus the rounding
+// of the float32 arithmetic: for n dimensions (n + 2) 2^-24 times the sum of
+// the magnitudes that are added, or for int8 n 2^-21 max |q| max |x|
+// (kL2: n 2^-21 (max |q| + max |x|)^2).
 //
 // Order. Higher score first; equal scores by lower row.
 #ifndef LINTF_CUSTOM_OPS_CORE_MASKED_KNN_H_

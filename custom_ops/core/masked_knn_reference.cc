@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/masked_knn.h"
 
 namespace lintf {
@@ -20,7 +21,43 @@ float Score(const float* query, const float* row, int64_t dim, Metric metric) {
       sum = std::fma(difference, difference, sum);
     }
   }
-  const float score = metric == Metric::kL2 ? -sum : sum;
+  return metric == Metric::kL2 ? -sum : sum;
+}
+
+float ScoreInt8(const float* query, const int8_t* row, float scale, int64_t dim,
+                Metric metric) {
+  std::vector<int8_t> high(dim);
+  std::vector<int8_t> low(dim);
+  const Int8Query encoded =
+      EncodeInt8Query(query, dim, high.data(), low.data());
+  int64_t high_sum = 0;
+  int64_t low_sum = 0;
+  int64_t squares = 0;
+  for (int64_t d = 0; d < dim; ++d) {
+    high_sum += int64_t{high[d]} * row[d];
+    low_sum += int64_t{low[d]} * row[d];
+    squares += int64_t{row[d]} * row[d];
+  }
+  const float sum = std::fma(256.0f, static_cast<float>(high_sum),
+                             static_cast<float>(low_sum));
+  const float product = sum * encoded.scale * scale;
+  if (metric == Metric::kInnerProduct) return product;
+  const float norm = static_cast<float>(squares) * scale * scale;
+  const float distance = std::fma(-2.0f, product, encoded.norm + norm);
+  return distance < 0.0f ? 0.0f : -distance;
+}
+
+float ScoreRow(const KnnInput& input, const float* query, int64_t row) {
+  float score;
+  if (input.items.type == ElementType::kInt8) {
+    score = ScoreInt8(
+        query, static_cast<const int8_t*>(input.items.data) + row * input.dim,
+        input.items.scales[row], input.dim, input.metric);
+  } else {
+    std::vector<float> decoded(input.dim);
+    DecodeRow(input.items, row, input.dim, decoded.data());
+    score = Score(query, decoded.data(), input.dim, input.metric);
+  }
   if (std::isnan(score)) return -std::numeric_limits<float>::infinity();
   return score == 0.0f ? 0.0f : score;  // -0 becomes +0
 }
@@ -35,14 +72,11 @@ void MaskedKnnReference(const KnnInput& input, const MaskSource& masks,
     if (input.num_rows > 0 && !masks.PassesAll(mask_of_query[b])) {
       masks.Fill(mask_of_query[b], 0, input.num_rows, bits.data());
     }
-    const auto* items = static_cast<const float*>(input.items.data);
     std::vector<std::pair<float, int64_t>> found;
     for (int64_t row = 0; row < input.num_rows; ++row) {
       if ((bits[row / kRowsPerWord] >> (row % kRowsPerWord) & 1) == 0) continue;
-      found.emplace_back(
-          Score(input.queries + b * input.dim, items + row * input.dim,
-                input.dim, input.metric),
-          row);
+      found.emplace_back(ScoreRow(input, input.queries + b * input.dim, row),
+                         row);
     }
     std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
       if (a.first != b.first) return a.first > b.first;

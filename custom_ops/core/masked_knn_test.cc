@@ -17,6 +17,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/knn_kernels.h"
 #include "custom_ops/core/testing.h"
 
@@ -80,6 +81,7 @@ struct Case {
   int64_t batch = 0;
   int64_t k = 0;
   Metric metric = Metric::kInnerProduct;
+  ElementType type = ElementType::kFloat32;
   std::vector<float> items;
   std::vector<float> queries;
   std::vector<std::vector<bool>> masks;
@@ -89,6 +91,7 @@ struct Case {
   std::string Describe() const {
     return "rows " + std::to_string(rows) + " dim " + std::to_string(dim) +
            " batch " + std::to_string(batch) + " k " + std::to_string(k) +
+           " type " + std::to_string(static_cast<int>(type)) +
            (metric == Metric::kL2 ? " l2" : " inner product") + " masks " +
            std::to_string(masks.size()) + " layout " +
            std::to_string(static_cast<int>(tuning.layout)) + " ";
@@ -107,11 +110,27 @@ struct Answer {
   }
 };
 
-KnnInput InputOf(const Case& c) {
+// The rows as their type has them.
+struct Stored {
+  explicit Stored(const Case& c)
+      : data(c.rows * c.dim * ElementSize(c.type)), scales(c.rows) {
+    for (int64_t row = 0; row < c.rows; ++row) {
+      EncodeRow(c.type, c.items.data() + row * c.dim, c.dim,
+                data.data() + row * c.dim * ElementSize(c.type), &scales[row]);
+    }
+    matrix = ItemMatrix(data.data(), c.type, scales.data());
+  }
+
+  std::vector<char> data;
+  std::vector<float> scales;
+  ItemMatrix matrix;
+};
+
+KnnInput InputOf(const Case& c, const Stored& stored) {
   KnnInput input;
   input.queries = c.queries.data();
   input.num_queries = c.batch;
-  input.items = ItemMatrix(c.items.data(), ElementType::kFloat32);
+  input.items = stored.matrix;
   input.num_rows = c.rows;
   input.dim = c.dim;
   input.metric = c.metric;
@@ -126,8 +145,9 @@ Answer RunWith(const Case& c, const Run& run) {
   answer.scores.assign(c.batch * c.k, 12345.0f);
   answer.rows.assign(c.batch * c.k, 12345);
   answer.counts.assign(c.batch, 12345);
-  run(InputOf(c), KnnOutput{answer.scores.data(), answer.rows.data(),
-                            answer.counts.data(), nullptr});
+  const Stored stored(c);
+  run(InputOf(c, stored), KnnOutput{answer.scores.data(), answer.rows.data(),
+                                    answer.counts.data(), nullptr});
   return answer;
 }
 
@@ -147,11 +167,16 @@ Answer Got(const Case& c, const Parallel& parallel) {
 
 std::vector<KnnPath> Paths() {
   std::vector<KnnPath> paths;
-  for (KnnPath path : {KnnPath::kPlain, KnnPath::kAvx2, KnnPath::kAvx512}) {
+  for (KnnPath path : {KnnPath::kPlain, KnnPath::kAvx2, KnnPath::kAvx512,
+                       KnnPath::kAvx512Vnni}) {
     if (KnnKernelsOf(path) != nullptr) paths.push_back(path);
   }
   return paths;
 }
+
+constexpr ElementType kTypes[kNumElementTypes] = {
+    ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16,
+    ElementType::kInt8};
 
 template <typename T>
 T Pick(const std::vector<T>& values, Random* random) {
@@ -208,7 +233,8 @@ std::vector<bool> RandomMask(int64_t rows, Random* random) {
 Case RandomCase(Random* random) {
   static const std::vector<int64_t> kRows = {0,  1,  15,  16,   17,  63,
                                              64, 65, 200, 1000, 4097};
-  static const std::vector<int64_t> kDims = {1, 2, 7, 8, 16, 17, 50, 128, 129};
+  static const std::vector<int64_t> kDims = {1,  2,  7,  8,  16,  17, 31,
+                                             33, 50, 63, 64, 128, 129};
   static const std::vector<int64_t> kBatches = {1,  2,  3,  4,  7,  8, 9,
                                                 16, 17, 31, 32, 33, 64};
   Case c;
@@ -219,6 +245,7 @@ Case RandomCase(Random* random) {
   if (c.rows * c.dim * c.batch > 4000000) c.batch = 3;
   c.k = Pick<int64_t>({1, 10, 100, c.rows + 5}, random);
   c.metric = (*random)() % 2 == 0 ? Metric::kInnerProduct : Metric::kL2;
+  c.type = kTypes[(*random)() % kNumElementTypes];
   const int kind = static_cast<int>((*random)() % 4) % 3;
   c.items = RandomValues(c.rows * c.dim, kind, random);
   c.queries = RandomValues(c.batch * c.dim, kind, random);
@@ -246,7 +273,7 @@ Case RandomCase(Random* random) {
 void TestRandomCases() {
   Random random(20240718);
   const std::vector<KnnPath> paths = Paths();
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 800; ++i) {
     Case c = RandomCase(&random);
     const Answer expected = Expected(c);
     const int threads = Pick<int>({1, 2, 8}, &random);
@@ -268,10 +295,11 @@ void TestRandomCases() {
 }
 
 // A larger input, where several threads really share the work.
-void TestThreadsAndBatchesAgree() {
+void TestThreadsAndBatchesAgree(ElementType type) {
   Random random(7);
   Case c;
-  c.rows = 30011;
+  c.type = type;
+  c.rows = 12011;
   c.dim = 50;
   c.batch = 45;
   c.k = 77;
@@ -449,6 +477,147 @@ void TestMinusZeroIsZero() {
   ResetKnnPathForTesting();
 }
 
+// The bounds that masked_knn.h states, against the scores of the float32 rows
+// in double precision.
+void TestErrorBounds(ElementType type) {
+  Random random(11);
+  for (int i = 0; i < 40; ++i) {
+    Case c;
+    c.type = type;
+    c.rows = 200;
+    c.dim = Pick<int64_t>({1, 3, 64, 128, 300}, &random);
+    c.batch = 4;
+    c.k = c.rows;
+    c.metric = i % 2 == 0 ? Metric::kInnerProduct : Metric::kL2;
+    c.items = RandomValues(c.rows * c.dim, 0, &random);
+    c.queries = RandomValues(c.batch * c.dim, 0, &random);
+    // Rows next to a query: small distances of large numbers.
+    std::copy_n(c.queries.data(), c.dim, c.items.data());
+    for (int64_t d = 0; d < c.dim; ++d) {
+      c.items[c.dim + d] = c.queries[d] * 1.001f;
+    }
+    c.masks = {{}};
+    c.mask_of_query.assign(c.batch, 0);
+    const Answer answer = Got(c, Threads(1));
+    const double u = 0x1p-24;
+    for (int64_t j = 0; j < c.batch * c.k; ++j) {
+      const float* query = c.queries.data() + j / c.k * c.dim;
+      const float* row = c.items.data() + answer.rows[j] * c.dim;
+      double largest_q = 0.0;
+      double largest_x = 0.0;
+      for (int64_t d = 0; d < c.dim; ++d) {
+        largest_q = std::max<double>(largest_q, std::fabs(query[d]));
+        largest_x = std::max<double>(largest_x, std::fabs(row[d]));
+      }
+      double exact = 0.0;
+      double stored = 0.0;
+      double rounding = 0.0;
+      for (int64_t d = 0; d < c.dim; ++d) {
+        const double q = query[d];
+        const double x = row[d];
+        const double row_error =
+            type == ElementType::kFloat32    ? 0.0
+            : type == ElementType::kBfloat16 ? 0x1p-8 * std::fabs(x)
+            : type == ElementType::kFloat16  ? 0x1p-11 * std::fabs(x) + 0x1p-25
+                                             : 0.5001 * largest_x / 127;
+        const double query_error =
+            type == ElementType::kInt8 ? 0.502 * largest_q / 32639 : 0.0;
+        const double error = row_error + query_error;
+        if (c.metric == Metric::kInnerProduct) {
+          exact += q * x;
+          stored += std::fabs(q) * row_error +
+                    (std::fabs(x) + row_error) * query_error;
+          rounding += std::fabs(q) * (std::fabs(x) + row_error);
+        } else {
+          exact -= (q - x) * (q - x);
+          stored += 2.0 * std::fabs(q - x) * error + error * error;
+          rounding += (std::fabs(q - x) + error) * (std::fabs(q - x) + error);
+        }
+      }
+      const double n = static_cast<double>(c.dim);
+      if (type == ElementType::kInt8) {
+        const double sum = largest_q + largest_x;
+        rounding =
+            8 * u * n *
+            (c.metric == Metric::kL2 ? sum * sum : largest_q * largest_x);
+      } else {
+        rounding *= (n + 2) * u * 1.01;
+      }
+      CHECK_THAT(std::fabs(answer.scores[j] - exact) <= stored + rounding)
+          << c.Describe() << "score " << answer.scores[j] << " exact " << exact
+          << " bound " << stored + rounding;
+    }
+  }
+}
+
+void TestStatsCountPairs() {
+  Case c;
+  c.rows = 1000;
+  c.dim = 8;
+  c.batch = 20;
+  c.k = 5;
+  Random random(3);
+  c.items = RandomValues(c.rows * c.dim, 0, &random);
+  c.queries = RandomValues(c.batch * c.dim, 0, &random);
+  c.masks = {{}};
+  c.mask_of_query.assign(c.batch, 0);
+  for (KnnLayout layout : {KnnLayout::kShared, KnnLayout::kOwn}) {
+    c.tuning.layout = layout;
+    KnnStats stats = {7, 7};
+    RunWith(c, [&](const KnnInput& input, KnnOutput output) {
+      output.stats = &stats;
+      MaskedKnn(input, BitMasks(c.masks), c.mask_of_query.data(), Threads(2),
+                output);
+    });
+    const bool shared = layout == KnnLayout::kShared;
+    CHECK_THAT(stats.shared == (shared ? c.rows * c.batch : 0));
+    CHECK_THAT(stats.own == (shared ? 0 : c.rows * c.batch));
+  }
+  // Costs from outside steer the choice.
+  c.tuning.layout = KnnLayout::kAuto;
+  for (const KnnCosts& costs :
+       {KnnCosts{1.0f, 100.0f, 100.0f}, KnnCosts{100.0f, 0.001f, 0.001f}}) {
+    c.tuning.costs = &costs;
+    KnnStats stats;
+    RunWith(c, [&](const KnnInput& input, KnnOutput output) {
+      output.stats = &stats;
+      MaskedKnn(input, BitMasks(c.masks), c.mask_of_query.data(), Threads(1),
+                output);
+    });
+    CHECK_THAT((stats.own > 0) == (costs.row_lanes_row < 1.0f));
+    CHECK_THAT(stats.own + stats.shared == c.rows * c.batch);
+  }
+}
+
+// The integer sums come as close to overflow as they can.
+void TestLargestInt8Dim() {
+  Case c;
+  c.type = ElementType::kInt8;
+  c.rows = 17;
+  c.dim = kMaxInt8Dim;
+  c.batch = 3;
+  c.k = 17;
+  c.items.assign(c.rows * c.dim, 1.0f);
+  std::fill_n(c.items.data(), 8 * c.dim, -1.0f);
+  c.queries.assign(c.batch * c.dim, -1.0f);
+  std::fill_n(c.queries.data(), c.dim, 1.0f);
+  c.masks = {{}};
+  c.mask_of_query.assign(c.batch, 0);
+  for (Metric metric : {Metric::kInnerProduct, Metric::kL2}) {
+    c.metric = metric;
+    const Answer expected = Expected(c);
+    for (KnnPath path : Paths()) {
+      SetKnnPathForTesting(path);
+      for (KnnLayout layout : {KnnLayout::kShared, KnnLayout::kOwn}) {
+        c.tuning.layout = layout;
+        CHECK_THAT(Got(c, Threads(1)) == expected)
+            << c.Describe() << "path " << static_cast<int>(path);
+      }
+    }
+    ResetKnnPathForTesting();
+  }
+}
+
 // TensorFlow's threads run with subnormals flushed to zero.
 void TestCallersFloatModeDoesNotMatter() {
 #ifdef __SSE2__
@@ -500,7 +669,12 @@ void TestLargeK() {
 
 int main() {
   lintf::TestRandomCases();
-  lintf::TestThreadsAndBatchesAgree();
+  for (lintf::ElementType type : lintf::kTypes) {
+    lintf::TestThreadsAndBatchesAgree(type);
+    lintf::TestErrorBounds(type);
+  }
+  lintf::TestStatsCountPairs();
+  lintf::TestLargestInt8Dim();
   lintf::TestTiesGoToLowerRows();
   lintf::TestTiesAcrossLayouts();
   lintf::TestNanAndInfinityCountAsLowest();
