@@ -219,8 +219,12 @@ class QuantizationConfig:
                     f"{self.bins} * {self.repeats} = {product}; leave one of "
                     "the three out"
                 )
-            # Reports what else may be wrong with them.
-            Quantization(self.bins, self.repeats, self.seed)
+            if product % WORD_BITS or product > MAX_CODE_BITS:
+                raise ValueError(
+                    f"`bins` * `repeats` must be a multiple of {WORD_BITS} "
+                    f"and at most {MAX_CODE_BITS}, got {self.bins} * "
+                    f"{self.repeats} = {product}"
+                )
         else:
             bits = self.bits or _DEFAULT_BITS
             for name in ("bins", "repeats"):
@@ -231,7 +235,10 @@ class QuantizationConfig:
                         f"{value}; give both `bins` and `repeats`, or other "
                         "`bits`"
                     )
-            Quantization(1, WORD_BITS, self.seed)
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(
+                f"`seed` must be from 0 to {(1 << 63) - 1}, got {self.seed}"
+            )
         floor = self.recall_floor
         if floor is not None and not 0 <= floor <= 1:
             raise ValueError(

@@ -6,8 +6,9 @@ import pathlib
 import pytest
 import yaml
 
-from export.config import JobConfig, load_config
+from export.config import JobConfig, QuantizationConfig, load_config
 from export.parse import ConfigError, to_dataclass
+from lintf.index.schema import IndexSchema
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -48,7 +49,70 @@ def test_values_and_defaults():
     assert config.towers is None
 
 
-@pytest.mark.parametrize("name", ["movielens_100k", "glove_400k"])
+@pytest.mark.parametrize(
+    ("given", "dim", "bins", "repeats"),
+    [
+        # Long codes: the most bins up to an eighth of the length that divide
+        # the bits. The recall table behind it: arXiv 2407.13218 takes 512 bits
+        # of 128 numbers.
+        ({}, 128, 16, 32),
+        ({}, 50, 4, 128),
+        ({"bits": 192}, 100, 12, 16),
+        ({"bits": 64}, 4, 1, 64),
+        # Short ones: one repeat.
+        ({"bits": 64}, 64, 64, 1),
+        ({"bits": 128}, 300, 128, 1),
+        ({"bits": 128, "bins": 32}, 300, 32, 4),
+        ({"bits": 128, "repeats": 8}, 300, 16, 8),
+        ({"bins": 48, "repeats": 4}, 300, 48, 4),
+        ({"repeats": 64}, 300, 8, 64),
+    ],
+)
+def test_codes_that_are_not_given_in_full(given, dim, bins, repeats):
+    codes = to_dataclass(QuantizationConfig, given).resolve(dim, k=20)
+    assert (codes.bins, codes.repeats) == (bins, repeats)
+    assert codes.shortlist == 200
+    assert codes.scoring == "asymmetric"
+
+
+def test_codes_that_the_embeddings_cannot_have():
+    with pytest.raises(ValueError, match="`bins` must be at most 16, .*got 32"):
+        QuantizationConfig(bins=32).resolve(16, k=1)
+    with pytest.raises(ValueError, match="same signs 8 times over"):
+        QuantizationConfig(bins=64).resolve(64, k=1)
+
+
+def test_the_floor_is_lower_without_rescoring():
+    config = QuantizationConfig()
+    assert config.floor(rescored=True) == 0.9
+    assert config.floor(rescored=False) == 0
+    config = QuantizationConfig(recall_floor=0.5)
+    assert config.floor(rescored=True) == config.floor(rescored=False) == 0.5
+
+
+def test_variants_search_beside_the_main_signature():
+    config = parse(
+        GIVEN,
+        quantization={"bits": 64, "shortlist": 40},
+        retrieve={
+            "k": 5,
+            "algorithm": "quantized",
+            "variants": [{"name": "wide", "k": 12}],
+        },
+    )
+    assert config.quantization is not None
+    schema = IndexSchema(dim=8, quantization=config.quantization.resolve(8, 5))
+    plans = config.retrieve.plans(schema)
+    assert list(plans) == ["retrieve", "wide"]
+    assert plans["retrieve"].algorithm == "quantized"
+    assert plans["wide"].algorithm == "auto"
+    assert plans["wide"].shortlist == 96
+
+
+SHIPPED = ["movielens_100k", "glove_400k", "glove_400k_codes"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configs_load(name):
     config = load_config(ROOT / "export" / "configs" / f"{name}.yaml")
     assert config.attributes
@@ -74,7 +138,8 @@ def test_shipped_configs_load(name):
         ),
         (
             {"retrieve": {"algorithm": "maskd"}},
-            r"retrieve\.algorithm: expected one of auto, masked, got 'maskd'"
+            r"retrieve\.algorithm: expected one of auto, masked, prefiltered, "
+            "quantized, got 'maskd'"
             "; did you mean 'masked'?",
         ),
         (
@@ -87,8 +152,95 @@ def test_shipped_configs_load(name):
         ),
         ({"index": {"capacity": 1.5}}, r"index\.capacity: expected an integer"),
         (
-            {"index": {"dtype": "int8"}},
-            r"index\.dtype: expected one of float32",
+            {"index": {"dtype": "int4"}},
+            r"index\.dtype: expected one of float32, bfloat16, float16, int8, "
+            "none, got 'int4'; did you mean 'int8'?",
+        ),
+        (
+            {"index": {"dtype": "none"}},
+            r"quantization: required with index\.dtype none",
+        ),
+        (
+            {"quantization": {"bits": 100}},
+            "quantization: `bits` must be a multiple of 64 and at most 4096",
+        ),
+        (
+            {"quantization": {"bits": 128, "bins": 8, "repeats": 8}},
+            r"quantization: `bits` must be `bins` \* `repeats`, got 128 and "
+            r"8 \* 8 = 64; leave one of the three out",
+        ),
+        (
+            {"quantization": {"bins": 10, "repeats": 7}},
+            r"quantization: `bins` \* `repeats` must be a multiple of 64 and "
+            r"at most 4096, got 10 \* 7 = 70",
+        ),
+        (
+            {"quantization": {"bins": 10}},
+            "quantization: `bins` must divide the 512 bits of a code, got 10",
+        ),
+        (
+            {"quantization": {"bits": 128, "repeats": 48}},
+            "quantization: `repeats` must divide the 128 bits of a code",
+        ),
+        (
+            {"quantization": {"recall_floor": 1.5}},
+            "quantization: `recall_floor` must be from 0 to 1, got 1.5",
+        ),
+        (
+            {"quantization": {"recall_queries": 0}},
+            "quantization: `recall_queries` must be at least 1, got 0",
+        ),
+        (
+            {"quantization": {"scoring": "symetric"}},
+            r"quantization\.scoring: expected one of .*'symmetric'",
+        ),
+        (
+            {"quantization": {"recall": 0.5}},
+            r"quantization\.recall: no such key; did you mean 'recall_floor'",
+        ),
+        (
+            {"index": {"dtype": "none"}, "quantization": {"shortlist": 9}},
+            r"quantization\.shortlist: given, but with index\.dtype none",
+        ),
+        (
+            {"retrieve": {"algorithm": "quantized"}},
+            r"retrieve\.algorithm: quantized needs codes",
+        ),
+        (
+            {"retrieve": {"algorithm": "masked"}, "quantization": {}},
+            "quantization: given, but no retrieve signature reads the codes",
+        ),
+        (
+            {
+                "index": {"dtype": "none"},
+                "quantization": {},
+                "retrieve": {
+                    "variants": [
+                        {"name": "a", "k": 1, "algorithm": "prefiltered"}
+                    ]
+                },
+            },
+            r"retrieve\.variants\[0\]\.algorithm: prefiltered needs the embed",
+        ),
+        (
+            {"retrieve": {"variants": [{"name": "a", "k": 1, "shortlist": 5}]}},
+            r"retrieve\.variants\[0\]\.shortlist: given, but there are no c",
+        ),
+        (
+            {"retrieve": {"variants": [{"name": "a"}]}},
+            r"retrieve\.variants\[0\]\.k: required, but missing",
+        ),
+        (
+            {"retrieve": {"variants": [{"name": "a b", "k": 1}]}},
+            r"retrieve\.variants\[0\]: a variant's name must be letters",
+        ),
+        (
+            {"retrieve": {"variants": [{"name": "lookup", "k": 1}]}},
+            "retrieve: variant 'lookup': its signature 'lookup' has the name",
+        ),
+        (
+            {"retrieve": {"variants": [{"name": "a", "k": 10**9}]}},
+            "retrieve: `k` must be at most 50000000, got 1000000000",
         ),
         ({"index": None}, "index: expected a mapping"),
         ({"items": {"id": "x"}}, "items: expected either `dataset` or `path`"),
