@@ -24,11 +24,11 @@ def sign_oporp(
     """Makes 1-bit codes of vectors (Sign-OPORP, arXiv 2302.03505).
 
     A repeat permutes the coordinates, multiplies each by a random sign and
-    sums them in `bins` bins of equal length (which differ by one where the
-    dimension is no multiple); a bit is set where its sum is at least 0. With `bins`
-    equal to the dimension a repeat is just the signs of the coordinates, so
-    longer codes need repeats of fewer bins: an eighth to a sixteenth of the
-    dimension keeps the most neighbours.
+    sums them in `bins` bins of equal length (they differ by one where the
+    dimension is no multiple); a bit is set where its sum is at least 0. With
+    `bins` equal to the dimension a repeat is just the signs of the
+    coordinates, so longer codes need repeats of fewer bins: an eighth to a
+    sixteenth of the dimension keeps the most neighbours.
 
     Args:
         vectors: `[n, dim]` float32.

@@ -104,7 +104,9 @@ def test_short_lists_find_most_and_score_exactly(scoring):
     )
     indices = found.indices.numpy()
     scores, truth, _ = exact_reference.masked_knn(queries, items, mask, 10)
-    hits = sum(len(np.intersect1d(a, b)) for a, b in zip(indices, truth))
+    hits = sum(
+        len(np.intersect1d(a, b)) for a, b in zip(indices, truth, strict=True)
+    )
     assert hits / truth.size > 0.9
     assert mask[0][indices].all()
     own = (queries.astype(np.float64) @ items.T.astype(np.float64))[
