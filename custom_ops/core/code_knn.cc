@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -26,6 +28,11 @@ constexpr int64_t kMinSplitQueries = 2;
 constexpr double kMinTaskNanoseconds = 50e3;
 // Tasks a thread, so that uneven filters are evened out.
 constexpr int64_t kTasksAThread = 4;
+// Guesses are worth their sample, of one block in kSampleStep, from this `keep`
+// on, and where a small part of the rows is kept.
+constexpr int64_t kMinGuessKeep = 4096;
+constexpr int64_t kMinGuessRate = 8;
+constexpr int64_t kSampleStep = 16;
 // From this many hits on, the final selection of a query is shared by threads.
 constexpr int64_t kManyHits = 1 << 20;
 
@@ -34,6 +41,7 @@ constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 // A slice of the queries, the same for all threads.
 struct Slice {
+  std::vector<int64_t> slots;  // of the queries, in the input
   std::vector<CodeQuery> queries;
   std::vector<int32_t> masks;          // the distinct ones
   std::vector<int64_t> mask_of_query;  // index into masks
@@ -51,15 +59,16 @@ struct Slice {
 };
 
 Slice MakeSlice(const CodeKnnInput& input, const int32_t* mask_of_query,
-                int64_t first_query, int64_t num_queries) {
+                const std::vector<int64_t>& queries) {
   Slice slice;
-  slice.masks.assign(mask_of_query + first_query,
-                     mask_of_query + first_query + num_queries);
+  slice.slots = queries;
+  for (int64_t b : queries) slice.masks.push_back(mask_of_query[b]);
   std::sort(slice.masks.begin(), slice.masks.end());
   slice.masks.erase(std::unique(slice.masks.begin(), slice.masks.end()),
                     slice.masks.end());
-  slice.floors.reset(new std::atomic<uint32_t>[num_queries]);
-  for (int64_t b = first_query; b < first_query + num_queries; ++b) {
+  slice.floors.reset(new std::atomic<uint32_t>[queries.size()]);
+  for (size_t i = 0; i < queries.size(); ++i) {
+    const int64_t b = queries[i];
     slice.queries.push_back(MakeCodeQuery(input.samples + b * input.words * 64,
                                           input.words, input.scoring));
     slice.max_score = std::max(slice.max_score, slice.queries.back().max_score);
@@ -67,7 +76,7 @@ Slice MakeSlice(const CodeKnnInput& input, const int32_t* mask_of_query,
                                                    slice.masks.end(),
                                                    mask_of_query[b]) -
                                   slice.masks.begin());
-    slice.floors[b - first_query].store(0, std::memory_order_relaxed);
+    slice.floors[i].store(0, std::memory_order_relaxed);
   }
   return slice;
 }
@@ -107,9 +116,18 @@ class Worker {
         planes_(split_ ? tile_blocks_ * input.words * kPlaneBytesOfWord : 0),
         bits_(slice->masks.size() * kStretchWords),
         passing_(slice->masks.size()),
-        histogram_(slice->max_score + 1) {}
+        histogram_(0, slice->max_score) {}
 
-  void Run(int64_t begin, int64_t end) {
+  // `step` above 1: only one block of so many, as a sample.
+  void Run(int64_t begin, int64_t end, int64_t step = 1) {
+    if (step > 1) {
+      for (int64_t row = begin; row < end; row += step * kCodeBlockRows) {
+        if (FillMasks(row, std::min(kCodeBlockRows, end - row))) {
+          ScanTile(row, 0, 1);
+        }
+      }
+      return;
+    }
     for (int64_t row = begin; row < end; row += kStretchRows) {
       const int64_t rows = std::min(kStretchRows, end - row);
       if (!FillMasks(row, rows)) continue;
@@ -221,7 +239,7 @@ struct QueryOutput {
 };
 
 // Hits of one query in ascending order of rows, in several lists.
-using HitLists = std::vector<const HitList*>;
+using HitLists = std::vector<HitList*>;
 
 // Writes the `keep` best of the hits; those that score less than `floor` are
 // not among them.
@@ -232,18 +250,20 @@ class Selection {
       : lists_(lists),
         query_(query),
         floor_(floor),
-        num_scores_(query.max_score + 1 - floor),
         keep_(keep),
         order_(order),
         output_(output),
-        histograms_(lists.size()),
-        cuts_(lists.size()),
-        first_(lists.size()) {}
+        histograms_(lists.size(), HitHistogram(floor, query.max_score)),
+        places_(lists.size()) {}
 
   void Run(const Parallel& parallel) {
     const int64_t num_lists = static_cast<int64_t>(lists_.size());
-    parallel.run(num_lists, [&](int64_t i) { Count(i); });
-    const int64_t count = Place();
+    parallel.run(num_lists, [&](int64_t i) {
+      histograms_[i].Add(lists_[i]->hits(), lists_[i]->size());
+    });
+    MakeCuts();
+    parallel.run(num_lists, [&](int64_t i) { lists_[i]->Cut(cuts_[i]); });
+    const int64_t count = MakePlaces();
     parallel.run(num_lists, [&](int64_t i) { Write(i); });
     *output_.count = count;
     std::fill(output_.rows + count, output_.rows + keep_, int64_t{-1});
@@ -254,43 +274,37 @@ class Selection {
   }
 
  private:
-  void Count(int64_t i) {
-    const HitList& list = *lists_[i];
-    HitHistogram histogram(num_scores_);
-    for (int64_t h = 0; h < list.size(); ++h) {
-      const uint32_t score = HitScore(list.hits()[h]);
-      if (score >= floor_) ++histogram[score - floor_];
+  // The first lists have the lower rows, and so theirs are the first ties.
+  void MakeCuts() {
+    HitHistogram total = histograms_[0];
+    for (size_t i = 1; i < histograms_.size(); ++i) total.Add(histograms_[i]);
+    HitCut cut = total.CutOf(keep_);
+    for (const HitHistogram& histogram : histograms_) {
+      cuts_.push_back(
+          {cut.score, std::min(cut.ties, histogram.Count(cut.score))});
+      cut.ties -= cuts_.back().ties;
     }
-    histograms_[i] = std::move(histogram);
   }
 
-  // Turns the histograms into the place of each list's first hit of a score
-  // (kAscendingRow: of its first hit). Returns the number of results.
-  int64_t Place() {
-    HitHistogram total(num_scores_);
-    for (const HitHistogram& histogram : histograms_) {
-      for (size_t s = 0; s < num_scores_; ++s) total[s] += histogram[s];
-    }
-    HitCut cut = CutOf(total, floor_, query_.max_score, keep_);
-    const size_t lowest = cut.score - floor_;
-    for (size_t i = 0; i < lists_.size(); ++i) {
-      cuts_[i] = {cut.score, std::min(cut.ties, histograms_[i][lowest])};
-      cut.ties -= cuts_[i].ties;
-      histograms_[i][lowest] = cuts_[i].ties;
-    }
+  // Where each list's first hit goes, or its first hit of each score. Returns
+  // the number of results.
+  int64_t MakePlaces() {
     int64_t next = 0;
     if (order_ == CodeOrder::kAscendingRow) {
       for (size_t i = 0; i < lists_.size(); ++i) {
-        first_[i] = next;
-        for (size_t s = lowest; s < num_scores_; ++s) next += histograms_[i][s];
+        places_[i].push_back(next);
+        next += lists_[i]->size();
       }
       return next;
     }
-    for (size_t s = num_scores_; s-- > lowest;) {
-      for (HitHistogram& histogram : histograms_) {
-        const int64_t count = histogram[s];
-        histogram[s] = next;
-        next += count;
+    const uint32_t lowest = cuts_[0].score;
+    for (std::vector<int64_t>& places : places_) {
+      places.resize(query_.max_score + 1 - floor_);
+    }
+    for (uint32_t score = query_.max_score + 1; score-- > lowest;) {
+      for (size_t i = 0; i < lists_.size(); ++i) {
+        places_[i][score - floor_] = next;
+        next += score == lowest ? cuts_[i].ties : histograms_[i].Count(score);
       }
     }
     return next;
@@ -298,16 +312,13 @@ class Selection {
 
   void Write(int64_t i) {
     const HitList& list = *lists_[i];
-    HitCut cut = cuts_[i];
-    int64_t* const next_of_score = histograms_[i].data();
-    int64_t next = first_[i];
+    int64_t* const places = places_[i].data();
     for (int64_t h = 0; h < list.size(); ++h) {
       const uint64_t hit = list.hits()[h];
-      if (!cut.Keeps(hit)) continue;
       const uint32_t score = HitScore(hit);
       const int64_t place = order_ == CodeOrder::kAscendingRow
-                                ? next++
-                                : next_of_score[score - floor_]++;
+                                ? places[0]++
+                                : places[score - floor_]++;
       output_.rows[place] = HitRow(hit);
       if (output_.scores != nullptr) {
         output_.scores[place] = query_.Reported(score);
@@ -318,13 +329,12 @@ class Selection {
   const HitLists& lists_;
   const CodeQuery& query_;
   uint32_t floor_;
-  size_t num_scores_;
   int64_t keep_;
   CodeOrder order_;
   QueryOutput output_;
   std::vector<HitHistogram> histograms_;
   std::vector<HitCut> cuts_;
-  std::vector<int64_t> first_;
+  std::vector<std::vector<int64_t>> places_;
 };
 
 // The lists of each task, [tasks][queries]; the rows of a task are above those
@@ -337,21 +347,47 @@ class Search {
          const Parallel& parallel)
       : input_(input), masks_(masks), slice_(*slice), parallel_(parallel) {}
 
-  // Searches rows [begin, end) by `num_tasks` tasks, each in a stretch of its
-  // own.
-  TaskLists Run(int64_t begin, int64_t end, int64_t num_tasks) {
+  // Searches rows [begin, end) for the `keep` best by `num_tasks` tasks, each
+  // in a stretch of its own; of `step` blocks only the first one.
+  TaskLists Run(int64_t begin, int64_t end, int64_t num_tasks, int64_t keep,
+                int64_t step = 1) {
     const int64_t share = TaskRows(end - begin, num_tasks);
-    TaskLists lists(CeilDiv(end - begin, share));
+    TaskLists lists(std::max<int64_t>(CeilDiv(end - begin, share), 1));
     parallel_.run(static_cast<int64_t>(lists.size()), [&](int64_t task) {
       const int64_t first = begin + task * share;
       const int64_t last = std::min(first + share, end);
+      const int64_t most = CeilDiv(last - first, step) + kCodeBlockRows;
       for (size_t b = 0; b < slice_.queries.size(); ++b) {
-        lists[task].push_back(
-            std::make_unique<HitList>(input_.keep, last - first));
+        lists[task].push_back(std::make_unique<HitList>(keep, most));
       }
-      Worker(input_, masks_, &slice_, &lists[task]).Run(first, last);
+      Worker(input_, masks_, &slice_, &lists[task]).Run(first, last, step);
     });
     return lists;
+  }
+
+  // Guesses from a sample of the rows what the best of each query score at
+  // least, and makes that the floor, so that far fewer hits are held. A guess
+  // is low enough unless what a query likes comes in long runs of rows; then
+  // too few rows reach it, and the query is searched again without.
+  void GuessFloors(int64_t num_tasks) {
+    const double expected =
+        static_cast<double>(input_.keep) / static_cast<double>(kSampleStep);
+    // Four standard deviations where the rows of a block go together.
+    const int64_t keep = static_cast<int64_t>(
+        expected + 4.0 * std::sqrt(expected * kCodeBlockRows));
+    const TaskLists lists =
+        Run(0, input_.num_rows, num_tasks, keep, kSampleStep);
+    for (size_t b = 0; b < slice_.queries.size(); ++b) {
+      HitHistogram histogram(0, slice_.queries[b].max_score);
+      int64_t hits = 0;
+      for (const auto& of_task : lists) {
+        histogram.Add(of_task[b]->hits(), of_task[b]->size());
+        hits += of_task[b]->size();
+      }
+      // The sample's own floor holds for the sample alone.
+      slice_.floors[b].store(hits < keep ? 0 : histogram.CutOf(keep).score,
+                             std::memory_order_relaxed);
+    }
   }
 
   static int64_t TaskRows(int64_t rows, int64_t num_tasks) {
@@ -390,13 +426,13 @@ void Merge(const TaskLists& found, Slice* slice,
 }
 
 void Select(const CodeKnnInput& input, const Slice& slice,
-            const TaskLists& lists, int64_t first_query, CodeOrder order,
-            const Parallel& parallel, const CodeKnnOutput& output) {
+            const TaskLists& lists, CodeOrder order, const Parallel& parallel,
+            const CodeKnnOutput& output) {
   const int64_t num_queries = static_cast<int64_t>(slice.queries.size());
   const auto select = [&](int64_t b, const Parallel& helpers) {
     HitLists of_query;
     for (const auto& of_task : lists) of_query.push_back(of_task[b].get());
-    const int64_t slot = first_query + b;
+    const int64_t slot = slice.slots[b];
     const QueryOutput query_output = {
         output.scores == nullptr ? nullptr : output.scores + slot * input.keep,
         output.rows + slot * input.keep, output.counts + slot};
@@ -409,13 +445,27 @@ void Select(const CodeKnnInput& input, const Slice& slice,
   for (const auto& of_task : lists) {
     for (const auto& list : of_task) hits += list->size();
   }
-  if (parallel.num_threads > 1 && hits >= kManyHits * num_queries) {
+  const bool shared = parallel.num_threads > 1;
+  if (shared && hits >= kManyHits * num_queries) {
     for (int64_t b = 0; b < num_queries; ++b) select(b, parallel);
-  } else if (parallel.num_threads > 1 && hits >= kManyHits / 8) {
+  } else if (shared && hits >= kManyHits / 8) {
     parallel.run(num_queries, [&](int64_t b) { select(b, Parallel()); });
   } else {
     for (int64_t b = 0; b < num_queries; ++b) select(b, Parallel());
   }
+}
+
+// The queries of a slice that found less than they keep under a guessed floor.
+std::vector<int64_t> Misguessed(const CodeKnnInput& input, const Slice& slice,
+                                const TaskLists& lists) {
+  std::vector<int64_t> queries;
+  for (size_t b = 0; b < slice.queries.size(); ++b) {
+    if (slice.floors[b].load(std::memory_order_relaxed) == 0) continue;
+    int64_t hits = 0;
+    for (const auto& of_task : lists) hits += of_task[b]->size();
+    if (hits < input.keep) queries.push_back(slice.slots[b]);
+  }
+  return queries;
 }
 
 int64_t NumTasks(const CodeKnnInput& input, int64_t queries,
@@ -440,35 +490,48 @@ void CodeKnn(const CodeKnnInput& input, const MaskSource& masks,
       HitList::Capacity(input.keep,
                         Search::TaskRows(input.num_rows, num_tasks));
   const int64_t slice_queries =
-      std::clamp<int64_t>(input.scratch_bytes / query_bytes, 1,
-                          std::max<int64_t>(input.num_queries, 1));
+      std::max<int64_t>(input.scratch_bytes / query_bytes, 1);
   // If one query alone takes more, its rows are searched in segments.
   int64_t segment_rows = std::max<int64_t>(input.num_rows, 1);
   if (query_bytes > input.scratch_bytes) {
     segment_rows =
         RoundUp(std::max<int64_t>(input.scratch_bytes / 8, 1), kStretchRows);
   }
-  for (int64_t first = 0; first < input.num_queries; first += slice_queries) {
-    const int64_t count = std::min(slice_queries, input.num_queries - first);
-    Slice slice = MakeSlice(input, mask_of_query, first, count);
+  // Returns the queries that have to be searched again.
+  const auto search_slice = [&](const std::vector<int64_t>& queries,
+                                bool may_guess) {
+    Slice slice = MakeSlice(input, mask_of_query, queries);
     Search search(input, masks, &slice, parallel);
+    if (may_guess && input.keep >= kMinGuessKeep &&
+        input.keep <= input.num_rows / kMinGuessRate) {
+      search.GuessFloors(num_tasks);
+    }
     TaskLists lists;
     if (segment_rows >= input.num_rows) {
-      lists = search.Run(0, input.num_rows, num_tasks);
+      lists = search.Run(0, input.num_rows, num_tasks, input.keep);
     } else {
-      HitHistogram histogram(slice.max_score + 1);
+      HitHistogram histogram(0, slice.max_score);
       lists.resize(1);
-      for (int64_t b = 0; b < count; ++b) {
+      for (size_t b = 0; b < queries.size(); ++b) {
         lists[0].push_back(
             std::make_unique<HitList>(input.keep, input.num_rows));
       }
       for (int64_t row = 0; row < input.num_rows; row += segment_rows) {
         Merge(search.Run(row, std::min(row + segment_rows, input.num_rows),
-                         num_tasks),
+                         num_tasks, input.keep),
               &slice, &lists[0], &histogram);
       }
     }
-    Select(input, slice, lists, first, order, parallel, output);
+    const std::vector<int64_t> again = Misguessed(input, slice, lists);
+    Select(input, slice, lists, order, parallel, output);
+    return again;
+  };
+  for (int64_t first = 0; first < input.num_queries; first += slice_queries) {
+    std::vector<int64_t> queries(
+        std::min(slice_queries, input.num_queries - first));
+    std::iota(queries.begin(), queries.end(), first);
+    const std::vector<int64_t> again = search_slice(queries, true);
+    if (!again.empty()) search_slice(again, false);
   }
 }
 

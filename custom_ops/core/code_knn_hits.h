@@ -27,29 +27,54 @@ inline int64_t HitRow(uint64_t hit) {
   return static_cast<int64_t>(hit & ((uint64_t{1} << kHitRowBits) - 1));
 }
 
-// How many hits have each score, from some least score on. That of a worker is
-// for all scores, [max_score + 1], and all zeros between uses.
-using HitHistogram = std::vector<int64_t>;
-
 // Which hits are among the `keep` best, ties going to those that come first.
 struct HitCut {
   // Those that score more are, and the first `ties` of those that score this.
   uint32_t score = 0;
   int64_t ties = 0;
 
-  bool Keeps(uint64_t hit) {
-    const uint32_t hit_score = HitScore(hit);
-    const bool tied = hit_score == score && ties > 0;
-    ties -= tied ? 1 : 0;
-    return hit_score > score || tied;
-  }
+  // Moves the hits that are kept to `to`, which may be `from`, in their order;
+  // returns how many. `ties` becomes what is left of them.
+  int64_t Move(const uint64_t* from, int64_t count, uint64_t* to);
 };
 
-// The cut for hits that score `min_score` to `max_score`, counted in a
-// histogram from `min_score` on. If there are at most `keep`, it keeps them
-// all.
-HitCut CutOf(const HitHistogram& histogram, uint32_t min_score,
-             uint32_t max_score, int64_t keep);
+// How many hits have each score, from `min_score` on; others are ignored.
+class HitHistogram {
+ public:
+  HitHistogram(uint32_t min_score, uint32_t max_score)
+      : min_score_(min_score),
+        num_scores_(int64_t{max_score} + 1 - min_score),
+        counts_((num_scores_ + 1) * kWays) {}
+
+  void Add(const uint64_t* hits, int64_t count);
+  // The same scores as this one.
+  void Add(const HitHistogram& other);
+  // Back to zeros; `hits` are all that was added.
+  void Clear(const uint64_t* hits, int64_t count);
+
+  int64_t num_scores() const { return num_scores_; }
+  int64_t Count(uint32_t score) const {
+    const int64_t* counts = counts_.data() + Bin(score) * kWays;
+    return counts[0] + counts[1] + counts[2] + counts[3];
+  }
+  // If there are at most `keep` hits, the cut keeps them all.
+  HitCut CutOf(int64_t keep) const;
+
+ private:
+  // Equal scores follow each other all the time: counted in one place, each
+  // would wait for the one before.
+  static constexpr int64_t kWays = 4;
+
+  // Bin 0 is for what is ignored.
+  int64_t Bin(uint32_t score) const {
+    return score < min_score_ ? 0 : int64_t{score} + 1 - min_score_;
+  }
+
+  uint32_t min_score_;
+  int64_t num_scores_;
+  uint32_t greatest_ = 0;  // of those added
+  std::vector<int64_t> counts_;
+};
 
 // What one query has found in a stretch of rows, which come in ascending order:
 // at least the `keep` best, those that tie with the last of them in the order
@@ -87,8 +112,12 @@ class HitList {
   }
 
   // Cuts the list back to `keep` hits, which it must have, and raises the
-  // threshold above the last of them.
+  // threshold above the last of them. `histogram` is empty before and after,
+  // and takes all scores.
   void Shrink(HitHistogram* histogram);
+
+  // Cuts the list for good.
+  void Cut(HitCut cut) { size_ = cut.Move(hits_.get(), size_, hits_.get()); }
 
   const uint64_t* hits() const { return hits_.get(); }
   int64_t size() const { return size_; }

@@ -328,6 +328,40 @@ void TestThreadsAndBatchesAgree() {
   }
 }
 
+// With a large `keep`, what it takes to be kept is guessed from a sample of the
+// rows. Here the guess is too high: the best rows are all in the sample.
+void TestRunsOfGoodRowsAreFound() {
+  for (int64_t good : {500, 4000, 6000}) {
+    Case c;
+    c.rows = 100000;
+    c.words = 1;
+    c.batch = 3;
+    c.keep = 5000;
+    Random random(6);
+    FillCodes(0, &random, &c);
+    c.samples.assign(c.batch * 64, 1.0f);
+    for (int64_t i = 64; i < 128; ++i)
+      c.samples[i] = random() % 2 ? 1.0f : -1.f;
+    for (int64_t i = 0; i < good; ++i) {
+      const int64_t row = i / 64 * 1024 + i % 64;
+      if (row < c.rows) c.codes[CodeWordIndex(row, 0, 1)] = ~uint64_t{0};
+    }
+    c.masks = {{}};
+    c.mask_of_query.assign(c.batch, 0);
+    const Answer expected = Expected(c);
+    for (CodePath path : Paths()) {
+      SetCodePathForTesting(path);
+      for (int threads : {1, 8}) {
+        CHECK_THAT(Got(c, Threads(threads)) == expected);
+      }
+      c.scratch_bytes = 200000;
+      CHECK_THAT(Got(c, Threads(2)) == expected);
+      c.scratch_bytes = CodeKnnInput().scratch_bytes;
+    }
+    ResetCodePathForTesting();
+  }
+}
+
 // Every row ties: the lowest passing rows win, in order.
 void TestTiesGoToLowerRows() {
   Case c;
@@ -441,7 +475,7 @@ void TestHitListKeepsTheBest() {
     const uint32_t max_score = Pick<uint32_t>({1, 64, 64512}, &random);
     const int64_t rows = Pick<int64_t>({1, 64, 640, 6400}, &random);
     HitList list(keep, rows);
-    HitHistogram histogram(max_score + 1);
+    HitHistogram histogram(0, max_score);
     std::vector<uint64_t> all;
     for (int64_t row = 0; row < rows; row += 64) {
       uint64_t* end = list.end();
@@ -464,8 +498,9 @@ void TestHitListKeepsTheBest() {
     for (uint64_t hit : all) {
       CHECK_THAT(std::count(list.hits(), list.hits() + list.size(), hit) == 1);
     }
-    CHECK_THAT(std::count(histogram.begin(), histogram.end(), 0) ==
-               static_cast<int64_t>(max_score) + 1);
+    for (uint32_t score = 0; score <= max_score; ++score) {
+      CHECK_THAT(histogram.Count(score) == 0);
+    }
   }
 }
 
@@ -475,6 +510,7 @@ void TestHitListKeepsTheBest() {
 int main() {
   lintf::TestHitListKeepsTheBest();
   lintf::TestReportedScores();
+  lintf::TestRunsOfGoodRowsAreFound();
   lintf::TestTiesGoToLowerRows();
   lintf::TestLongestCodesDoNotOverflow();
   lintf::TestRandomCases();

@@ -60,6 +60,7 @@ CodeKnnInput CodesOf(const KnnInput& input, const CodeSide& code,
 void CodesAlone(const KnnInput& input, const CodeSide& code,
                 const MaskSource& masks, const int32_t* mask_of_query,
                 const Parallel& parallel, const KnnOutput& output) {
+  if (output.stats != nullptr) *output.stats = {};
   std::vector<int64_t> counts(input.num_queries);
   CodeKnn(CodesOf(input, code, 0, input.num_queries, input.k), masks,
           mask_of_query, CodeOrder::kBestFirst, parallel,
@@ -90,6 +91,7 @@ void QuantizedKnn(const KnnInput& input, const CodeSide& code,
                           std::max<int64_t>(input.num_queries, 1));
   std::vector<int64_t> rows(slice * shortlist);
   std::vector<int64_t> counts(slice);
+  KnnStats total;
   std::vector<int32_t> mask_of_slice(slice);
   std::iota(mask_of_slice.begin(), mask_of_slice.end(), 0);
   for (int64_t first = 0; first < input.num_queries; first += slice) {
@@ -101,11 +103,15 @@ void QuantizedKnn(const KnnInput& input, const CodeSide& code,
     exact.queries = input.queries + first * input.dim;
     exact.num_queries = count;
     exact.tuning.layout = KnnLayout::kOwn;
+    KnnStats stats;
     MaskedKnn(exact, ListMasks(rows.data(), counts.data(), count, shortlist),
               mask_of_slice.data(), parallel,
               {output.scores + first * input.k, output.rows + first * input.k,
-               output.counts + first});
+               output.counts + first, &stats});
+    total.shared += stats.shared;
+    total.own += stats.own;
   }
+  if (output.stats != nullptr) *output.stats = total;
 }
 
 }  // namespace lintf
