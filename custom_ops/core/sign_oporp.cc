@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "custom_ops/core/sign_oporp.h"
 
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
@@ -47,36 +51,63 @@ struct Places {
   int64_t bits;
 };
 
-// `transposed` is [dim, kLanes]; `samples` becomes [bits, kLanes]. Forced
-// inline, so that it is compiled once for each instruction set.
-__attribute__((always_inline)) inline void ProjectLanes(const Places& places,
-                                                        const float* transposed,
-                                                        float* samples) {
+// Samples of kLanes vectors.
+struct alignas(64) LaneSamples {
+  float lanes[kLanes];
+};
+
+#ifdef __GNUC__
+// Eight lanes: one register, or what the compiler makes of it.
+typedef float Eight __attribute__((vector_size(32), may_alias));
+
+// `transposed` is [dim], `samples` becomes [bits]. Forced inline, so that it is
+// compiled once for each instruction set.
+__attribute__((always_inline)) inline void ProjectLanes(
+    const Places& places, const LaneSamples* transposed, LaneSamples* samples) {
   for (int64_t s = 0; s < places.bits; ++s) {
-    float sums[kLanes] = {};
+    Eight low = {};
+    Eight high = {};
     for (int64_t p = places.begin[s]; p < places.begin[s + 1]; ++p) {
-      const float* values = transposed + places.coordinates[p] * kLanes;
+      const Eight* values =
+          reinterpret_cast<const Eight*>(transposed + places.coordinates[p]);
       const float sign = places.signs[p];
-      for (int64_t i = 0; i < kLanes; ++i) sums[i] += sign * values[i];
+      low += sign * values[0];
+      high += sign * values[1];
     }
-    for (int64_t i = 0; i < kLanes; ++i) samples[s * kLanes + i] = sums[i];
+    Eight* sums = reinterpret_cast<Eight*>(samples + s);
+    sums[0] = low;
+    sums[1] = high;
   }
 }
+#else
+inline void ProjectLanes(const Places& places, const LaneSamples* transposed,
+                         LaneSamples* samples) {
+  for (int64_t s = 0; s < places.bits; ++s) {
+    samples[s] = {};
+    for (int64_t p = places.begin[s]; p < places.begin[s + 1]; ++p) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        samples[s].lanes[i] +=
+            places.signs[p] * transposed[places.coordinates[p]].lanes[i];
+      }
+    }
+  }
+}
+#endif
 
-void ProjectLanesPlain(const Places& places, const float* transposed,
-                       float* samples) {
+void ProjectLanesPlain(const Places& places, const LaneSamples* transposed,
+                       LaneSamples* samples) {
   ProjectLanes(places, transposed, samples);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-__attribute__((target("avx2"))) void ProjectLanesAvx2(const Places& places,
-                                                      const float* transposed,
-                                                      float* samples) {
+__attribute__((target("avx2"))) void ProjectLanesAvx2(
+    const Places& places, const LaneSamples* transposed, LaneSamples* samples) {
   ProjectLanes(places, transposed, samples);
 }
 #endif
 
-using ProjectLanesFunction = void (*)(const Places&, const float*, float*);
+using ProjectLanesFunction = void (*)(const Places&, const LaneSamples*,
+                                      LaneSamples*);
 
 ProjectLanesFunction BestProjectLanes() {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -86,20 +117,68 @@ ProjectLanesFunction BestProjectLanes() {
   return ProjectLanesPlain;
 }
 
+// Bit i: sample i is >= 0.
+uint32_t SignsOf(const LaneSamples& samples) {
+  uint32_t signs = 0;
+#ifdef __SSE2__
+  for (int i = 0; i < kLanes; i += 4) {
+    signs |= static_cast<uint32_t>(_mm_movemask_ps(_mm_cmpge_ps(
+                 _mm_load_ps(samples.lanes + i), _mm_setzero_ps())))
+             << i;
+  }
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    signs |= static_cast<uint32_t>(samples.lanes[i] >= 0.0f) << i;
+  }
+#endif
+  return signs;
+}
+
+// Bits 8i + j and 8j + i change places.
+uint64_t TransposeBits(uint64_t x) {
+  uint64_t swap = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAu;
+  x ^= swap ^ (swap << 7);
+  swap = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCu;
+  x ^= swap ^ (swap << 14);
+  swap = (x ^ (x >> 28)) & 0x00000000F0F0F0F0u;
+  return x ^ swap ^ (swap << 28);
+}
+
+// A word of the codes of kLanes vectors, from 64 samples of each.
+void PackWord(const LaneSamples* samples, uint64_t* words) {
+  std::fill_n(words, kLanes, uint64_t{0});
+  for (int byte = 0; byte < 8; ++byte) {
+    // Byte j: the signs of sample j, of lanes 0 to 7 and of 8 to 15.
+    uint64_t low = 0;
+    uint64_t high = 0;
+    for (int j = 0; j < 8; ++j) {
+      const uint64_t signs = SignsOf(samples[8 * byte + j]);
+      low |= (signs & 0xFF) << (8 * j);
+      high |= (signs >> 8) << (8 * j);
+    }
+    low = TransposeBits(low);
+    high = TransposeBits(high);
+    for (int i = 0; i < 8; ++i) {
+      words[i] |= (low >> (8 * i) & 0xFF) << (8 * byte);
+      words[8 + i] |= (high >> (8 * i) & 0xFF) << (8 * byte);
+    }
+  }
+}
+
 // Calls use(first, count, samples) for groups of `count` <= kLanes vectors from
-// vector `first` on; `samples` is [bits, kLanes].
+// vector `first` on; `samples` is [bits].
 template <typename Use>
 void ForEachGroup(const Places& places, const float* vectors, int64_t count,
                   int64_t dim, const Use& use) {
   const ScopedFloatEnvironment environment;
   const ProjectLanesFunction project = BestProjectLanes();
-  std::vector<float> transposed(dim * kLanes);
-  std::vector<float> samples(places.bits * kLanes);
+  std::vector<LaneSamples> transposed(dim);
+  std::vector<LaneSamples> samples(places.bits);
   for (int64_t first = 0; first < count; first += kLanes) {
     const int64_t lanes = std::min(kLanes, count - first);
     for (int64_t i = 0; i < lanes; ++i) {
       const float* vector = vectors + (first + i) * dim;
-      for (int64_t d = 0; d < dim; ++d) transposed[d * kLanes + i] = vector[d];
+      for (int64_t d = 0; d < dim; ++d) transposed[d].lanes[i] = vector[d];
     }
     project(places, transposed.data(), samples.data());
     use(first, lanes, samples.data());
@@ -185,15 +264,14 @@ void SignOporp::ProjectBatch(const float* vectors, int64_t count,
   const int64_t bits = config_.bits();
   const Places places = {coordinates_.data(), signs_.data(), begin_.data(),
                          bits};
-  ForEachGroup(places, vectors, count, config_.dim,
-               [&](int64_t first, int64_t lanes, const float* lane_samples) {
-                 for (int64_t i = 0; i < lanes; ++i) {
-                   float* out = samples + (first + i) * bits;
-                   for (int64_t s = 0; s < bits; ++s) {
-                     out[s] = lane_samples[s * kLanes + i];
-                   }
-                 }
-               });
+  ForEachGroup(
+      places, vectors, count, config_.dim,
+      [&](int64_t first, int64_t lanes, const LaneSamples* lane_samples) {
+        for (int64_t i = 0; i < lanes; ++i) {
+          float* out = samples + (first + i) * bits;
+          for (int64_t s = 0; s < bits; ++s) out[s] = lane_samples[s].lanes[i];
+        }
+      });
 }
 
 void SignOporp::EncodeBatch(const float* vectors, int64_t count,
@@ -203,15 +281,10 @@ void SignOporp::EncodeBatch(const float* vectors, int64_t count,
                          config_.bits()};
   ForEachGroup(
       places, vectors, count, config_.dim,
-      [&](int64_t first, int64_t lanes, const float* lane_samples) {
+      [&](int64_t first, int64_t lanes, const LaneSamples* lane_samples) {
         for (int64_t w = 0; w < words; ++w) {
-          uint64_t lane_words[kLanes] = {};
-          for (int64_t bit = 0; bit < 64; ++bit) {
-            const float* values = lane_samples + (w * 64 + bit) * kLanes;
-            for (int64_t i = 0; i < kLanes; ++i) {
-              lane_words[i] |= static_cast<uint64_t>(values[i] >= 0.0f) << bit;
-            }
-          }
+          uint64_t lane_words[kLanes];
+          PackWord(lane_samples + 64 * w, lane_words);
           for (int64_t i = 0; i < lanes; ++i) {
             codes[(first + i) * words + w] = lane_words[i];
           }
