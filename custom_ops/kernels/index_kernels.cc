@@ -92,9 +92,19 @@ class IndexStatsOp : public OpKernel {
     Tensor* live_rows;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({}), &live_rows));
     live_rows->scalar<int64_t>()() = index.state().live_rows;
+  }
+};
+
+class SearchCountsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* ctx) override {
+    RefCountPtr<IndexResource> index;
+    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &index));
     Tensor* searches;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(2, TensorShape({3}), &searches));
-    const RetrievalCounts counts = index.resource().searches();
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({3}), &searches));
+    const RetrievalCounts counts = index->searches();
     searches->vec<int64_t>()(0) = counts.masked;
     searches->vec<int64_t>()(1) = counts.prefiltered;
     searches->vec<int64_t>()(2) = counts.quantized;
@@ -288,6 +298,8 @@ REGISTER_KERNEL_BUILDER(
     Name("Lintf>IndexHandle").Device(tensorflow::DEVICE_CPU), IndexHandleOp);
 REGISTER_KERNEL_BUILDER(Name("Lintf>IndexStats").Device(tensorflow::DEVICE_CPU),
                         IndexStatsOp);
+REGISTER_KERNEL_BUILDER(
+    Name("Lintf>SearchCounts").Device(tensorflow::DEVICE_CPU), SearchCountsOp);
 REGISTER_KERNEL_BUILDER(
     Name("Lintf>InvalidateIndex").Device(tensorflow::DEVICE_CPU),
     InvalidateIndexOp);

@@ -43,7 +43,6 @@ REGISTER_OP("Lintf>IndexStats")
     .Input("num_rows: resource")
     .Output("rows: int64")
     .Output("live_rows: int64")
-    .Output("searches: int64")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle unused;
@@ -52,7 +51,6 @@ REGISTER_OP("Lintf>IndexStats")
       }
       c->set_output(0, c->Scalar());
       c->set_output(1, c->Scalar());
-      c->set_output(2, c->Vector(3));
       return absl::OkStatus();
     })
     .Doc(R"doc(
@@ -64,6 +62,24 @@ ids: handle of an int64 variable `[capacity]`: the item of each row, -1 for a
 num_rows: handle of an int64 variable `[]`: rows in use.
 rows: the value of `num_rows`; `[]`.
 live_rows: rows in use that have an item; `[]`.
+)doc");
+
+// An op of its own: TensorFlow does not load a SavedModel in which an op has
+// fewer outputs than it has now.
+REGISTER_OP("Lintf>SearchCounts")
+    .Input("index: resource")
+    .Output("searches: int64")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 0, &unused));
+      c->set_output(0, c->Vector(3));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Counts the queries that an index has answered.
+
+index: handle from `Lintf>IndexHandle`.
 searches: queries that were answered by masked, prefiltered and quantized search
   since the index was loaded; `[3]`. A batch whose rows were scored in both exact
   ways counts as the one that scored more.

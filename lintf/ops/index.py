@@ -150,7 +150,8 @@ def index_stats(
     stats = _ops.lintf_index_stats(
         handle_of(resource), handle_of(ids), handle_of(num_rows), name=name
     )
-    return IndexStats(stats.rows, stats.live_rows, stats.searches)
+    searches = _ops.lintf_search_counts(handle_of(resource))
+    return IndexStats(stats.rows, stats.live_rows, searches)
 
 
 def assign_codes(

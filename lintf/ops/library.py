@@ -18,6 +18,7 @@ LIBRARY_VARIABLE = "LINTF_OPS_LIBRARY"
 
 _LIBRARY = "_lintf_ops.so"
 _OPS = (
+    "Lintf>AssignCodes",
     "Lintf>AssignRows",
     "Lintf>CompileFilter",
     "Lintf>FilterMask",
@@ -26,7 +27,12 @@ _OPS = (
     "Lintf>InvalidateIndex",
     "Lintf>Lookup",
     "Lintf>MaskedKnn",
+    "Lintf>PlannerCosts",
+    "Lintf>PrefilteredKnn",
+    "Lintf>QuantizedKnn",
     "Lintf>Retrieve",
+    "Lintf>SearchCounts",
+    "Lintf>SignOporp",
 )
 _HOW_TO_BUILD = (
     "build and install it with `pip install .` in a checkout of lintf"
