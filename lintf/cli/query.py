@@ -140,6 +140,7 @@ def _ask(client: Client, mode: str) -> list[dict[str, Any]]:
                 "num_rows": stats.num_rows,
                 "capacity": stats.capacity,
                 "index_bytes": stats.index_bytes,
+                "searches": dict(stats.searches),
                 "log_offsets": list(stats.log_offsets),
                 "build_id": stats.build_id,
             }
@@ -150,7 +151,9 @@ def _ask(client: Client, mode: str) -> list[dict[str, Any]]:
         found = client.lookup(ids)
 
         def embedding(row: int) -> Any:
-            return found.embedding[row].tolist() if found.found[row] else None
+            if found.embedding is None or not found.found[row]:
+                return None
+            return found.embedding[row].tolist()
 
         return [
             {

@@ -93,13 +93,13 @@ class LookupResult:
 
     Attributes:
       found: [batch] bool; where it is False the rest of the row is empty.
-      embedding: [batch, dim] float32.
+      embedding: [batch, dim] float32; None if the index has codes alone.
       attributes: stored attributes by name, each [batch] or [batch, width].
       version: the model version that answered.
     """
 
     found: np.ndarray
-    embedding: np.ndarray
+    embedding: np.ndarray | None
     attributes: dict[str, np.ndarray]
     version: int
 
@@ -120,6 +120,8 @@ class IndexStats:
       index_bytes: bytes of the index's variables.
       build_id: names the export that wrote the index.
       schema_json: the `IndexSchema` as JSON.
+      searches: queries answered since the version was loaded, by algorithm;
+        empty for a portable index.
       version: the model version that answered.
     """
 
@@ -130,6 +132,7 @@ class IndexStats:
     index_bytes: int
     build_id: str
     schema_json: str
+    searches: Mapping[str, int]
     version: int
 
     @property
@@ -230,6 +233,8 @@ class Client:
         self,
         features: Mapping[str, Any],
         filter: str | Sequence[str] = "",
+        *,
+        signature: str = "serving_default",
     ) -> RetrieveResult:
         """The best items for raw query features.
 
@@ -238,6 +243,7 @@ class Client:
             an array with a batch dimension. A list of integers or strings that
             is shorter than its input is padded at the end with -1 or "".
           filter: one filter for all queries or one for each; "" for none.
+          signature: another of the index's retrieve signatures.
 
         Raises:
           ValueError: a feature is missing, unknown or does not fit its input;
@@ -246,25 +252,28 @@ class Client:
           grpc.RpcError: INVALID_ARGUMENT for a malformed filter, and the other
             errors of the server.
         """
-        return self._retrieve("serving_default", features, filter)
+        return self._retrieve(signature, features, filter)
 
     def retrieve_by_embedding(
         self,
         query_embedding: Any,
         filter: str | Sequence[str] = "",
+        *,
+        signature: str = "retrieve_by_embedding",
     ) -> RetrieveResult:
         """The best items for query embeddings.
 
         Args:
           query_embedding: [dim] or [batch, dim] float32.
           filter: as for `retrieve`.
+          signature: another one that takes embeddings.
 
         Raises:
           ValueError: the embedding is not an array of that shape.
           grpc.RpcError: as for `retrieve`.
         """
         return self._retrieve(
-            "retrieve_by_embedding",
+            signature,
             {"query_embedding": query_embedding},
             filter,
         )
@@ -287,7 +296,7 @@ class Client:
         outputs, version = self._call("lookup", {"id": ids})
         return LookupResult(
             found=outputs["found"],
-            embedding=outputs["embedding"],
+            embedding=outputs.get("embedding"),
             attributes=_attributes(outputs),
             version=version,
         )
@@ -303,6 +312,11 @@ class Client:
             index_bytes=int(outputs["index_bytes"][0]),
             build_id=str(outputs["build_id"][0]),
             schema_json=str(outputs["schema"][0]),
+            searches={
+                name.removeprefix("searches_"): int(value[0])
+                for name, value in sorted(outputs.items())
+                if name.startswith("searches_")
+            },
             version=version,
         )
 
