@@ -64,7 +64,11 @@ eval: $(STAMPS)/lintf $(STAMPS)/data  ## Measure recommendations, served
 	$(BIN)/python -m benchmarks.movielens.evaluate $(ARGS)
 
 bench: $(STAMPS)/bench $(STAMPS)/data  ## Measure speed against its peers
-	$(BIN)/python -m benchmarks.run $(ARGS)
+	@cmake -G Ninja -S . -B build/bench -DLINTF_BUILD_OPS=OFF \
+	  -DLINTF_BUILD_BENCHMARKS=ON > /dev/null
+	@cmake --build build/bench --target code_knn_bench
+	$(BIN)/python -m benchmarks.run --code_bench=build/bench/code_knn_bench \
+	  $(ARGS)
 
 bazel-test: $(STAMPS)/lintf $(STAMPS)/data  ## Build and test with Bazel
 	@command -v bazel > /dev/null || { \

@@ -62,12 +62,18 @@ def markdown(result: dict[str, Any]) -> str:
         )
         + ".",
     ]
+    if "call_ms" in result:
+        lines.append(
+            "A call of lintf's signature from Python on 64 rows takes "
+            f"{result['call_ms']:.2f} ms, a part of all its times."
+        )
     lines += [f"Left out: {line}" for line in result["skipped"]]
     if result["quick"]:
         lines.append("A quick run: its times mean nothing.")
     for title, table in (
         ("lintf and its best peer", _summary(result)),
         ("auto against the best fixed algorithm", _cells(result)),
+        ("Codes of 128 bits", _codes(result)),
         ("All engines", _records(result)),
     ):
         if table:
@@ -178,6 +184,23 @@ def _cells(result: dict[str, Any]) -> list[str]:
         "",
         *_table(["store", "batch", "pass rate", "best", "auto / best"], rows),
     ]
+
+
+def _codes(result: dict[str, Any]) -> list[str]:
+    if not result.get("codes"):
+        return []
+    rows = [
+        [
+            cell["scoring"],
+            _value(cell["rows"]),
+            _value(cell["batch"]),
+            _ms(cell["cpu_ms"]),
+            f"{cell['unit_ps']:.1f}",
+        ]
+        for cell in result["codes"]
+    ]
+    head = ["scoring", "rows", "batch", "cpu ms", "ps a row, word and query"]
+    return _table(head, rows)
 
 
 def _records(result: dict[str, Any]) -> list[str]:

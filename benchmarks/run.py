@@ -50,6 +50,9 @@ _CACHE = flags.DEFINE_string(
 _SCANN = flags.DEFINE_string(
     "scann_python", "", "A Python with ScaNN; by default one is made."
 )
+_CODE_BENCH = flags.DEFINE_string(
+    "code_bench", "", "The program code_knn_bench, for `growth`."
+)
 _OUTPUT = flags.DEFINE_string("output", str(_RESULTS), "Where results go.")
 _INSIDE = flags.DEFINE_bool("inside", False, "Run in this process.")
 
@@ -133,6 +136,7 @@ def _settings(name: str) -> settings_lib.Settings:
         peers=tuple(_PEERS.value),
         cache=pathlib.Path(_CACHE.value),
         scann_python=_SCANN.value,
+        code_bench=_CODE_BENCH.value,
     )
 
 

@@ -27,6 +27,7 @@ class Settings:
             "numpy".
         cache: Folder of what is made once: data, ScaNN's environment.
         scann_python: A Python that has ScaNN; "" makes one in `cache`.
+        code_bench: The program custom_ops/core/code_knn_bench.cc, or "".
     """
 
     rows: int = FULL_ROWS
@@ -39,6 +40,7 @@ class Settings:
     peers: tuple[str, ...] = ("tensorflow", "tfrs", "faiss", "scann", "numpy")
     cache: pathlib.Path = pathlib.Path("build/benchmarks")
     scann_python: str = ""
+    code_bench: str = ""
 
     def wants(self, peer: str) -> bool:
         return peer in self.peers

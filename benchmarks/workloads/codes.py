@@ -40,13 +40,9 @@ def run(settings: Settings) -> dict[str, Any]:
                 recalls=recalls,
             )
     many = settings.rows // 20
-    counting = [e for e in makers[0] if "asymmetric" not in e.name]
-    counting = [e for e in counting if "PQ" not in e.name]
-    counting = [e for e in counting if "RaBitQ" not in e.name]
-    counting += [e for e in makers[0] if e.name == "lintf asymmetric"]
     queries = items.queries[:1]
     out.measure(
-        counting,
+        makers[0],
         {"batch": 1, "k": many, "shortlist": 0},
         Request(queries, many),
         truth.exact(items.vectors, queries, many),
@@ -72,6 +68,15 @@ def _alone(out: harness.Run, items: synthetic.Items) -> list[Engine]:
 
     settings = out.settings
     engines: list[Engine] = []
+    small = make_index(
+        items.vectors[:64],
+        dtype="none",
+        quantization=quantization(settings.dim, "asymmetric", 0),
+    )
+    out.time_call(
+        LintfEngine(small, algorithm="quantized"),
+        Request(items.queries[:1], 100),
+    )
     for scoring in SCORINGS:
         index = make_index(
             items.vectors,

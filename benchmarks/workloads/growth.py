@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import subprocess
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,45 @@ def run(settings: Settings) -> dict[str, Any]:
         size = max(64, rows * 64 // other)
         items = synthetic.load(size, other, settings.cache)
         sweep.add("dim", other, items, (1, 32))
+    out.add("codes", _codes(out))
     return out.result()
+
+
+def _codes(out: harness.Run) -> list[dict[str, Any]]:
+    """Codes of 128 bits, to more rows than vectors fit the memory."""
+    program = out.settings.code_bench
+    if not program:
+        out.skip("codes", "no --code_bench; `make bench` builds the program")
+        return []
+    cells = []
+    for rows in (10**4,) if out.settings.quick else (10**6, 10**7, 10**8):
+        if not _fits(out, rows, 4):
+            continue
+        for batch in (1, 32):
+            # Which of its cells: pass rate 1, this batch, keep 100.
+            only = f"{1:9} {batch:5} {_K:9}"
+            printed = subprocess.run(
+                [program, str(rows), "128", "1", "3", only],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            cells += [c for c in map(_cell, printed.splitlines()) if c]
+            for cell in cells:
+                cell.setdefault("rows", rows)
+        out.say(f"codes of {rows:,} rows")
+    return cells
+
+
+def _cell(line: str) -> dict[str, Any] | None:
+    """A line of figures of the program; None for its headings."""
+    words = line.split()
+    if len(words) != 10 or words[0] not in ("symmetric", "asymmetric"):
+        return None
+    names = "scoring filter pass_rate batch keep cpu_ms wall_ms unit_ps".split()
+    values: list[Any] = [*words[:2], *map(float, words[2:8])]
+    cell = dict(zip(names, values, strict=True))
+    return {**cell, "batch": int(cell["batch"]), "keep": int(cell["keep"])}
 
 
 class _Sweep:
