@@ -140,7 +140,7 @@ def _ask(client: Client, mode: str) -> list[dict[str, Any]]:
                 "num_rows": stats.num_rows,
                 "capacity": stats.capacity,
                 "index_bytes": stats.index_bytes,
-                "searches": dict(stats.searches),
+                **{f"searches_{n}": c for n, c in stats.searches.items()},
                 "log_offsets": list(stats.log_offsets),
                 "build_id": stats.build_id,
             }
