@@ -63,7 +63,7 @@ class Report:
         what = "shortlist" if self.rescored else "best by code"
         lines = [
             f"{self.signature}: {self.codes}; {self.num_queries} {self.source}",
-            f"  {what:>14}  recall@{self.k}",
+            f"  {what:>14}  recall@{self.k} ({self.num_queries} {self.source})",
         ]
         for shortlist, recall in self.table:
             # Longer than the index, it is the whole index.

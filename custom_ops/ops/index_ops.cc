@@ -81,8 +81,8 @@ Counts the queries that an index has answered.
 
 index: handle from `Lintf>IndexHandle`.
 searches: queries that were answered by masked, prefiltered and quantized search
-  since the index was loaded; `[3]`. A batch whose rows were scored in both exact
-  ways counts as the one that scored more.
+  since the index was loaded; `[3]`. A batch whose rows were scored in both
+  exact ways counts as the one that scored more.
 )doc");
 
 REGISTER_OP("Lintf>InvalidateIndex")
@@ -178,8 +178,8 @@ REGISTER_OP("Lintf>AssignCodes")
     .Doc(R"doc(
 Writes the codes of rows of an index in place.
 
-A variable of codes holds blocks of 64 rows, word by word: word `w` of row `r` is
-element `[r / 64, w, r % 64]`. Errors as in `Lintf>AssignRows`.
+A variable of codes holds blocks of 64 rows, word by word: word `w` of row `r`
+is element `[r / 64, w, r % 64]`. Errors as in `Lintf>AssignRows`.
 
 index: handle from `Lintf>IndexHandle`.
 variable: handle of an int64 variable `[blocks, words, 64]`.
@@ -213,7 +213,8 @@ REGISTER_OP("Lintf>PlannerCosts")
       return absl::OkStatus();
     })
     .Doc(R"doc(
-Measures what searches cost on this machine, for the `costs` of `Lintf>Retrieve`.
+Measures what searches cost on this machine, for the `costs` of
+`Lintf>Retrieve`.
 
 Times the kernels of each algorithm on one thread over the first rows of the
 index, for about a second. The result differs from run to run.
