@@ -84,7 +84,7 @@ class Run:
                 labels.
             case: Names the case, in every record.
             request: What they are asked.
-            right: What they should find.
+            right: What they should find, for all queries or the first few.
             shortlist: Rows a query that engines by codes rescore.
             column_bytes: Bytes a row that the filters read.
             recalls: By engine, from `recalls` on more queries than are
@@ -104,7 +104,8 @@ class Run:
         found = {}
         for engine in engines:
             engine.prepare(request)
-            found[engine.name] = right.recall(engine.rows(engine.search()))
+            rows = engine.rows(engine.search())
+            found[engine.name] = right.recall(rows[: len(right.queries)])
         return found
 
     def time(

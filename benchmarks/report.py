@@ -73,6 +73,7 @@ def markdown(result: dict[str, Any]) -> str:
     for title, table in (
         ("lintf and its best peer", _summary(result)),
         ("auto against the best fixed algorithm", _cells(result)),
+        ("lintf's stores against its float32", _stores(result)),
         ("Codes of 128 bits", _codes(result)),
         ("All engines", _records(result)),
     ):
@@ -184,6 +185,14 @@ def _cells(result: dict[str, Any]) -> list[str]:
         "",
         *_table(["store", "batch", "pass rate", "best", "auto / best"], rows),
     ]
+
+
+def _stores(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [_value(cell["batch"]), cell["dtype"], f"{cell['ratio']:.2f}"]
+        for cell in result.get("to_float32", ())
+    ]
+    return _table(["batch", "dtype", "x float32"], rows) if rows else []
 
 
 def _codes(result: dict[str, Any]) -> list[str]:

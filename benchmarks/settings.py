@@ -34,7 +34,7 @@ class Settings:
     dim: int = FULL_DIM
     quick: bool = False
     threads: int = 1
-    seconds: float = 8.0
+    seconds: float = 6.0
     min_rounds: int = 3
     max_rounds: int = 21
     peers: tuple[str, ...] = ("tensorflow", "tfrs", "faiss", "scann", "numpy")

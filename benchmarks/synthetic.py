@@ -16,8 +16,11 @@ import numpy as np
 
 _CLUSTERS = 300
 _RANK = 24
+# Of a coordinate. With these, codes of a bit a dimension find 0.5 (symmetric)
+# and 0.65 (asymmetric) of the best 100 of 100,000 items of 128 dimensions.
+_CLUSTER_STRENGTH, _NOISE = 0.17, 0.1
 # Changes with the law, so that no older file is taken for a newer one.
-_VERSION = 1
+_VERSION = 2
 
 CATEGORIES = tuple(f"c{i:02d}" for i in range(100))
 REGIONS = tuple(f"r{i:02d}" for i in range(20))
@@ -44,12 +47,13 @@ def embeddings(
     spectrum = (1.0 / np.sqrt(1 + np.arange(rank))).astype(np.float32)
     basis, _ = np.linalg.qr(rng.standard_normal((dim, rank)))
     directions = (basis * spectrum).T.astype(np.float32)
-    centres = rng.standard_normal((_CLUSTERS, dim), np.float32) * 0.1
+    centres = rng.standard_normal((_CLUSTERS, dim), np.float32)
+    centres *= _CLUSTER_STRENGTH
 
     def draw(count: int) -> np.ndarray:
         out = rng.standard_normal((count, rank), np.float32) @ directions
         out += centres[rng.integers(0, _CLUSTERS, count)]
-        out += 0.05 * rng.standard_normal((count, dim), np.float32)
+        out += _NOISE * rng.standard_normal((count, dim), np.float32)
         out /= np.linalg.norm(out, axis=1, keepdims=True)
         return out
 

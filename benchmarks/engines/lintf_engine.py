@@ -166,7 +166,9 @@ def remote_engine(
     """float32, no filter, in a process with its own number of threads."""
     command = [sys.executable, "-m", "benchmarks.engines.lintf_engine"]
     command += [str(items), str(threads)]
-    return remote.RemoteEngine(name, 4.0 * dim, dim, command, threads)
+    engine = remote.RemoteEngine(name, 4.0 * dim, dim, command, threads)
+    engine.is_lintf = True
+    return engine
 
 
 if __name__ == "__main__":

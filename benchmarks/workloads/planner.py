@@ -34,25 +34,23 @@ def run(settings: Settings) -> dict[str, Any]:
     rates = (1.0, 0.5, 0.1, 0.01, 0.001)
     if settings.quick:
         rates = (0.5, 0.01)
+    # A check takes longer than a search: once for all stores.
+    cases = [
+        _Case(items, batch, rate, k) for batch in batches for rate in rates
+    ]
     cells = []
     for store, algorithms in _STORES.items():
         engines = _engines(settings, items, store, algorithms, 10 * k)
-        for batch in batches:
-            for rate in rates:
-                filters = synthetic.clauses(rate, batch)
-                masks = np.stack([f.mask(items) for f in filters])
-                queries = items.queries[:batch]
-                texts = tuple(f.text for f in filters)
-                case = {"batch": batch, "k": k, "pass_rate": rate}
-                records = out.measure(
-                    engines,
-                    {"store": store, **case},
-                    Request(queries, k, texts, masks),
-                    truth.exact(items.vectors, queries, k, masks),
-                    shortlist=10 * k,
-                    column_bytes=synthetic.Clauses.COLUMN_BYTES,
-                )
-                cells.append(_cell(records))
+        for case in cases:
+            records = out.measure(
+                engines,
+                {"store": store, **case.labels},
+                case.request,
+                case.right,
+                shortlist=10 * k,
+                column_bytes=synthetic.Clauses.COLUMN_BYTES,
+            )
+            cells.append(_cell(records))
     ratios = [cell["auto_to_best"] for cell in cells]
     out.add("cells", cells)
     out.add(
@@ -64,6 +62,19 @@ def run(settings: Settings) -> dict[str, Any]:
         },
     )
     return out.result()
+
+
+class _Case:
+    """A batch whose queries have filters of their own, and the truth."""
+
+    def __init__(self, items: synthetic.Items, batch: int, rate: float, k: int):
+        filters = synthetic.clauses(rate, batch)
+        masks = np.stack([f.mask(items) for f in filters])
+        queries = items.queries[:batch]
+        texts = tuple(f.text for f in filters)
+        self.labels = {"batch": batch, "k": k, "pass_rate": rate}
+        self.request = Request(queries, k, texts, masks)
+        self.right = truth.exact(items.vectors, queries, k, masks)
 
 
 def _engines(
