@@ -62,7 +62,7 @@ class Report:
         """A small table."""
         what = "shortlist" if self.rescored else "best by code"
         lines = [
-            f"{self.signature}: {self.codes}; {self.num_queries} {self.source}",
+            f"{self.signature}: {self.codes}",
             f"  {what:>14}  recall@{self.k} ({self.num_queries} {self.source})",
         ]
         for shortlist, recall in self.table:

@@ -84,7 +84,9 @@ class Index(tf.Module):
         self.schema = schema
         self.capacity = capacity
         self.ids = _variable("ids", [capacity], tf.int64, NO_ID)
-        self.embeddings = self.scales = self.codes = None
+        self.embeddings: Any = None
+        self.scales: Any = None
+        self.codes: Any = None
         if schema.dtype != "none":
             self.embeddings = _variable(
                 "embeddings",
@@ -175,7 +177,7 @@ class Index(tf.Module):
                 f"its capacity of {self.capacity}; build it with a larger one"
             )
         encoded = self._checked_attributes(attributes, count)
-        writes = [(self.ids, id_column)]
+        writes: list[tuple[Any, Any]] = [(self.ids, id_column)]
         writes += zip(self.columns, encoded, strict=True)
         if self.embeddings is not None:
             stored = storage.encode(vectors, self.schema.dtype)
@@ -337,7 +339,8 @@ class IndexState(tf.Module):
 
     def __init__(self, index: Index):
         super().__init__()
-        self.projection = self.codes = None
+        self.projection: Any = None
+        self.codes: Any = None
         quantization = index.schema.quantization
         if index.embeddings is None:
             assert quantization is not None

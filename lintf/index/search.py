@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -149,7 +149,7 @@ class PortableSearch:
         index: Index,
         plan: Plan,
         returned: Sequence[str],
-        projection: tf.Variable | None = None,
+        projection: Any = None,
     ):
         plan.check(index.schema)
         if int(index.num_rows) != index.capacity:
