@@ -22,15 +22,18 @@ namespace {
 constexpr int64_t kTilePlaneBytes = 16 << 10;
 // Masks are filled in stretches of this many rows.
 constexpr int64_t kStretchRows = 4096;
+// How far ahead codes are fetched.
+constexpr int64_t kAheadBytes = 4096;
 // With fewer queries, symmetric scores are cheaper from unsplit codes.
 constexpr int64_t kMinSplitQueries = 2;
 // Below this much estimated work another task is not worth it.
 constexpr double kMinTaskNanoseconds = 50e3;
 // Tasks a thread, so that uneven filters are evened out.
 constexpr int64_t kTasksAThread = 4;
-// Guesses are worth their sample, of one block in kSampleStep, from this `keep`
-// on, and where a small part of the rows is kept.
-constexpr int64_t kMinGuessKeep = 4096;
+// Guesses are worth their sample, of one block in kSampleStep, where enough is
+// kept of each query and of all, and a small part of the rows.
+constexpr int64_t kMinGuessKeepOfAll = 4096;
+constexpr int64_t kMinGuessKeep = 512;
 constexpr int64_t kMinGuessRate = 8;
 constexpr int64_t kSampleStep = 16;
 // From this many hits on, the final selection of a query is shared by threads.
@@ -119,8 +122,10 @@ class Worker {
         histogram_(0, slice->max_score) {}
 
   // `step` above 1: only one block of so many, as a sample.
-  void Run(int64_t begin, int64_t end, int64_t step = 1) {
+  void Run(int64_t begin, int64_t end, int64_t step) {
     if (step > 1) {
+      ahead_bytes_ = step * kCodeBlockRows * input_.words *
+                     static_cast<int64_t>(sizeof(uint64_t));
       for (int64_t row = begin; row < end; row += step * kCodeBlockRows) {
         if (FillMasks(row, std::min(kCodeBlockRows, end - row))) {
           ScanTile(row, 0, 1);
@@ -177,7 +182,7 @@ class Worker {
       data[i] = codes;
       if (!split_) continue;
       uint8_t* planes = planes_.data() + i * input_.words * kPlaneBytesOfWord;
-      kernels_.split(codes, input_.words, planes);
+      kernels_.split(codes, input_.words, ahead_bytes_, planes);
       data[i] = planes;
     }
     CodeBlock blocks[kMaxTileBlocks];
@@ -186,6 +191,7 @@ class Worker {
     scan.scoring = input_.scoring;
     scan.words = input_.words;
     scan.blocks = blocks;
+    scan.ahead_bytes = ahead_bytes_;
     scan.histogram = &histogram_;
     for (size_t b = 0; b < slice_.queries.size(); ++b) {
       const int64_t mask = slice_.mask_of_query[b];
@@ -224,6 +230,7 @@ class Worker {
   std::vector<std::unique_ptr<HitList>>& lists_;
   const CodeKernels& kernels_;
   bool split_;
+  int64_t ahead_bytes_ = kAheadBytes;
   int64_t tile_blocks_;
   AlignedBytes planes_;           // of the tile
   std::vector<uint64_t> bits_;    // of the stretch: [masks, kStretchWords]
@@ -372,9 +379,10 @@ class Search {
   void GuessFloors(int64_t num_tasks) {
     const double expected =
         static_cast<double>(input_.keep) / static_cast<double>(kSampleStep);
-    // Four standard deviations where the rows of a block go together.
-    const int64_t keep = static_cast<int64_t>(
-        expected + 4.0 * std::sqrt(expected * kCodeBlockRows));
+    // Four standard deviations for rows that come in runs of so many.
+    constexpr double kRun = 16.0;
+    const int64_t keep =
+        static_cast<int64_t>(expected + 4.0 * std::sqrt(expected * kRun));
     const TaskLists lists =
         Run(0, input_.num_rows, num_tasks, keep, kSampleStep);
     for (size_t b = 0; b < slice_.queries.size(); ++b) {
@@ -502,7 +510,9 @@ void CodeKnn(const CodeKnnInput& input, const MaskSource& masks,
                                 bool may_guess) {
     Slice slice = MakeSlice(input, mask_of_query, queries);
     Search search(input, masks, &slice, parallel);
+    const int64_t count = static_cast<int64_t>(queries.size());
     if (may_guess && input.keep >= kMinGuessKeep &&
+        input.keep >= kMinGuessKeepOfAll / count &&
         input.keep <= input.num_rows / kMinGuessRate) {
       search.GuessFloors(num_tasks);
     }

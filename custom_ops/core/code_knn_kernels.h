@@ -32,14 +32,19 @@ struct CodeScan {
   int64_t words = 0;
   const CodeBlock* blocks = nullptr;  // in ascending order
   int64_t num_blocks = 0;
+  // How far ahead the codes are that will probably be wanted next, for
+  // scan_codes.
+  int64_t ahead_bytes = 0;
   HitList* hits = nullptr;
   HitHistogram* histogram = nullptr;
 };
 
 struct CodeKernels {
   // Writes the planes of a block of codes, kPlaneBytesOfWord bytes a word,
-  // aligned to 64. Null: `scan` takes the codes themselves.
-  void (*split)(const uint64_t* codes, int64_t words, uint8_t* planes);
+  // aligned to 64, and fetches what is `ahead_bytes` further on. Null: `scan`
+  // takes the codes themselves.
+  void (*split)(const uint64_t* codes, int64_t words, int64_t ahead_bytes,
+                uint8_t* planes);
   // Adds the rows that reach the threshold to the hits.
   void (*scan)(const CodeScan& scan);
   // The same from the codes themselves, symmetric only: the paper's XOR and

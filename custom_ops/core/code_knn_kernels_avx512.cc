@@ -21,22 +21,21 @@
 namespace lintf {
 namespace {
 
-// Fetches what is `kAhead` bytes further on: the next blocks, most likely. The
-// hardware does so too, but not across pages.
-constexpr int64_t kAhead = 4096;
-LINTF_SIMD void FetchAhead(const uint64_t* codes) {
-  _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
+// The hardware fetches ahead too, but not across pages.
+LINTF_SIMD void FetchAhead(const uint64_t* codes, int64_t ahead_bytes) {
+  _mm_prefetch(reinterpret_cast<const char*>(codes) + ahead_bytes, _MM_HINT_T0);
 }
 
 // Transposes bytes: register j has words of rows 8j to 8j + 7, plane n of the
 // result nibble n. Without crossing the 128-bit parts of registers, row
 // 8 * (p % 8) + p / 8 ends up in byte p.
-LINTF_SIMD void SplitWord(const uint64_t* codes, uint8_t* planes) {
+LINTF_SIMD void SplitWord(const uint64_t* codes, int64_t ahead_bytes,
+                          uint8_t* planes) {
   __m512i a[8];
   __m512i b[8];
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
-    FetchAhead(codes + 8 * j);
+    FetchAhead(codes + 8 * j, ahead_bytes);
     a[j] = _mm512_loadu_si512(codes + 8 * j);
   }
   // Of even rows in b[0..3], of odd rows in b[4..7]: bytes of two rows.
@@ -84,9 +83,10 @@ LINTF_SIMD void SplitWord(const uint64_t* codes, uint8_t* planes) {
 }
 
 LINTF_SIMD_ENTRY void Split(const uint64_t* codes, int64_t words,
-                            uint8_t* planes) {
+                            int64_t ahead_bytes, uint8_t* planes) {
   for (int64_t w = 0; w < words; ++w) {
-    SplitWord(codes + w * kRowsPerWord, planes + w * kPlaneBytesOfWord);
+    SplitWord(codes + w * kRowsPerWord, ahead_bytes,
+              planes + w * kPlaneBytesOfWord);
   }
 }
 
@@ -238,14 +238,14 @@ LINTF_SIMD_ENTRY __attribute__((noinline)) void AppendCounts(
 
 // Adds to `sums` the matched bits of each byte of a word of 64 rows.
 LINTF_SIMD void CountWord(uint64_t query, const uint64_t* codes,
-                          __m512i* sums) {
+                          int64_t ahead_bytes, __m512i* sums) {
   const __m512i bits_of_nibble = _mm512_broadcast_i32x4(
       _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
   const __m512i nibble = _mm512_set1_epi8(15);
   const __m512i complement = _mm512_set1_epi64(static_cast<int64_t>(~query));
 #pragma GCC unroll 8
   for (int octet = 0; octet < 8; ++octet) {
-    FetchAhead(codes + 8 * octet);
+    FetchAhead(codes + 8 * octet, ahead_bytes);
     const __m512i matched =
         _mm512_xor_si512(complement, _mm512_loadu_si512(codes + 8 * octet));
     const __m512i low =
@@ -277,7 +277,7 @@ LINTF_SIMD_ENTRY void ScanCodes(const CodeScan& scan) {
         sums[octet] = _mm512_setzero_si512();
       }
       for (int64_t w = begin; w < end; ++w) {
-        CountWord(query[w], codes + w * kRowsPerWord, sums);
+        CountWord(query[w], codes + w * kRowsPerWord, scan.ahead_bytes, sums);
       }
 #pragma GCC unroll 8
       for (int octet = 0; octet < 8; ++octet) {
