@@ -47,13 +47,13 @@ constexpr int kLineBytes = 64;
 template <Metric kMetric, int kRows, int kVectors>
 LINTF_SIMD void AccumulateQueries(const float* packed, const float* const* rows,
                                   int64_t d, Vec (*sums)[kVectors]) {
-  // Keeps the compiler from loading ahead, for which there are no registers.
-  asm volatile("" ::: "memory");
   Vec queries[kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) queries[v] = Load(packed + v * kLanes);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
+    // Keeps the compiler from loading ahead, for which there are no registers.
+    asm volatile("" ::: "memory");
     const Vec element = Set1(rows[r] + d);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {

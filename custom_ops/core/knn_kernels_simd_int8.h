@@ -34,7 +34,6 @@ template <int kRows, int kVectors>
 LINTF_SIMD void AccumulateInt8Queries(const int32_t* packed,
                                       const int32_t* const* rows, int64_t step,
                                       Ints (*sums)[kVectors][kPlanes]) {
-  asm volatile("" ::: "memory");  // as in AccumulateQueries
   Ints queries[kVectors][kPlanes];
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors * kPlanes; ++i) {
@@ -42,6 +41,7 @@ LINTF_SIMD void AccumulateInt8Queries(const int32_t* packed,
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
+    asm volatile("" ::: "memory");  // as in AccumulateQueries
     const Ints element = Set1Int(rows[r] + step);
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors * kPlanes; ++i) {

@@ -3,8 +3,12 @@
 // bandwidth and the multiply-add rate of the same machine in the same run.
 //
 //   masked_knn_bench [rows=1000000] [dim=128] [k=100] [threads=1] [repeats=7]
+//       [cells= of all] [type=f32]
 //
-// Each time is the least of the repeats. Masks are ready-made bits.
+// `cells` is a part of the names to run, as none/32/ or own; `type` f32, bf16,
+// f16 or int8. Each time is the least of the repeats. Masks are ready-made
+// bits. The share of the read bandwidth is of the stored bytes of the rows
+// that pass for any query.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -23,6 +27,7 @@
 #include <immintrin.h>
 #endif
 
+#include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/knn_kernels.h"
 #include "custom_ops/core/masked_knn.h"
 
@@ -218,6 +223,11 @@ int Main(int argc, char** argv) {
   const int threads = static_cast<int>(Argument(argc, argv, 4, 1));
   const int repeats = static_cast<int>(Argument(argc, argv, 5, 7));
   const char* only = argc > 6 ? argv[6] : "";
+  const std::string type_name = argc > 7 ? argv[7] : "f32";
+  const ElementType type = type_name == "bf16"   ? ElementType::kBfloat16
+                           : type_name == "f16"  ? ElementType::kFloat16
+                           : type_name == "int8" ? ElementType::kInt8
+                                                 : ElementType::kFloat32;
 
   std::vector<float> items(rows * dim);
   std::mt19937 random(1);
@@ -228,28 +238,44 @@ int Main(int argc, char** argv) {
   for (float& x : queries) x = uniform(random);
   const Threads pool(threads);
 
-  const double item_bytes = static_cast<double>(rows * dim) * sizeof(float);
+  const int64_t row_bytes = dim * ElementSize(type);
+  std::vector<char> stored;
+  std::vector<float> scales(rows);
+  ItemMatrix matrix(items.data(), type, scales.data());
+  if (type != ElementType::kFloat32) {
+    stored.resize(rows * row_bytes);
+    for (int64_t row = 0; row < rows; ++row) {
+      EncodeRow(type, items.data() + row * dim, dim,
+                stored.data() + row * row_bytes, &scales[row]);
+    }
+    matrix.data = stored.data();
+  }
+
+  const double item_bytes = static_cast<double>(rows * row_bytes);
+  const double read_bytes = static_cast<double>(rows * dim) * sizeof(float);
   double bandwidth = 0.0;
   double flops = 0.0;
   const auto calibrate = [&] {
     const Best read = Measure(2, [&] { sink = Sum(items.data(), rows * dim); });
-    bandwidth = std::max(bandwidth, item_bytes / read.cpu);
+    bandwidth = std::max(bandwidth, read_bytes / read.cpu);
     const double cpu = CpuSeconds();
     const double done = Fmas(2000000);
     flops = std::max(flops, 2.0 * done / (CpuSeconds() - cpu));
   };
   for (int i = 0; i < 3; ++i) calibrate();
   std::printf(
-      "rows %lld dim %lld k %lld threads %d; one core reads %.1f GB/s "
+      "%s rows %lld dim %lld k %lld threads %d; one core reads %.1f GB/s "
       "and does %.0f GFLOP/s\n",
-      static_cast<long long>(rows), static_cast<long long>(dim),
-      static_cast<long long>(k), threads, bandwidth * 1e-9, flops * 1e-9);
+      type_name.c_str(), static_cast<long long>(rows),
+      static_cast<long long>(dim), static_cast<long long>(k), threads,
+      bandwidth * 1e-9, flops * 1e-9);
   std::printf("%-16s %5s %9s %9s %8s %7s %8s %7s\n", "filter", "batch",
               "CPU ms", "wall ms", "GB/s", "% read", "GFLOP/s", "% peak");
 
   const auto cell = [&](const char* name, int64_t batch, bool own,
                         double rate) {
-    const std::string label = std::string(name) + "/" + std::to_string(batch);
+    const std::string label =
+        std::string(name) + "/" + std::to_string(batch) + "/";
     if (label.find(only) == std::string::npos) return;
     const BitMasks masks(own ? batch : 1, rows, rate);
     std::vector<int32_t> mask_of_query(batch, 0);
@@ -262,7 +288,7 @@ int Main(int argc, char** argv) {
     KnnInput input;
     input.queries = queries.data();
     input.num_queries = batch;
-    input.items = ItemMatrix(items.data(), ElementType::kFloat32);
+    input.items = matrix;
     input.num_rows = rows;
     input.dim = dim;
     input.k = k;
