@@ -402,7 +402,7 @@ class Verifier:
             config = to_dataclass(JobConfig, job["config"])
             known = self._defs["embed_query"].inputs
             specs = {
-                name: tf.TensorSpec([d.size for d in info.tensor_shape.dim])
+                name: tf.TensorSpec(tf.TensorShape(info.tensor_shape))
                 for name, info in known.items()
             }
             features = queries.recipe_features(config, specs, count, seed)

@@ -153,3 +153,42 @@ def test_samples_are_of_distinct_rows_by_seed():
     assert rows.tolist() == queries.sample(100, 30, seed=4).tolist()
     assert rows.tolist() != queries.sample(100, 30, seed=5).tolist()
     assert queries.sample(7, 30, seed=0).tolist() == list(range(7))
+
+
+@pytest.mark.data
+def test_users_of_the_recipe_ask_with_what_training_saw_of_them():
+    import tensorflow as tf
+
+    from export.config import JobConfig
+    from export.parse import to_dataclass
+    from lintf import datasets
+
+    config = to_dataclass(
+        JobConfig,
+        {
+            "name": "films",
+            "towers": {"recipe": "movielens_100k"},
+            "items": {"dataset": "movielens_100k"},
+        },
+    )
+    specs = {"history": tf.TensorSpec([None, 6], tf.int64)}
+    features = queries.recipe_features(config, specs, 20, seed=4)
+    assert features is not None
+    data = datasets.movielens_100k()
+    for i, user in enumerate(features["user_id"]):
+        row = int(np.flatnonzero(data.users.id == user)[0])
+        assert features["age"][i] == data.users.age[row]
+        assert features["occupation"][i] == data.users.occupation[row]
+        mine = data.ratings.user_id == user
+        items = data.ratings.item_id[mine]
+        order = np.argsort(data.ratings.timestamp[mine], kind="stable")
+        # The last item is held out.
+        newest = items[order][:-1][-6:]
+        assert features["history"][i].tolist() == (
+            newest.tolist() + [-1] * (6 - len(newest))
+        )
+    given = to_dataclass(
+        JobConfig,
+        {"name": "x", "items": {"path": "x", "embedding": {"column": "v"}}},
+    )
+    assert queries.recipe_features(given, specs, 20, seed=4) is None
