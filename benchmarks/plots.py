@@ -37,7 +37,7 @@ def draw(
         if figure is None:
             continue
         path = folder / f"{result['workload']}_{name}.png"
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        figure.savefig(path, dpi=90, metadata={"Software": None})
         drawn.append(path)
     return drawn
 
@@ -52,10 +52,20 @@ def _axes(result: dict[str, Any], count: int) -> tuple[Any, list[Any]]:
         f"{result['title']}: {result['rows']:,} x {result['dim']}, "
         f"{result['threads']} thread(s)"
     )
-    figure.set_layout_engine("tight")
+    figure.set_layout_engine("constrained")
     for extra in axes.flat[count:]:
         extra.set_visible(False)
     return figure, list(axes.flat)
+
+
+def _log(axis: Any, set_scale: Any) -> None:
+    """A logarithmic axis with plain numbers."""
+    set_scale("log")
+    axis.set_major_formatter("{x:g}")
+    # Between the powers of ten, what there is room for.
+    axis.set_minor_formatter(
+        lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else ""
+    )
 
 
 def _by(records: list[dict[str, Any]], key: str) -> dict[Any, list[Any]]:
@@ -93,7 +103,7 @@ def _recall_time(result: dict[str, Any]) -> Any:
                 **_style(points[0]),
             )
         axis.set(title=panel, xlabel=f"{time[:-3]} ms", ylabel="recall")
-        axis.set_xscale("log")
+        _log(axis.xaxis, axis.set_xscale)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     return figure
@@ -132,29 +142,32 @@ def _time_by_rate(axis: Any, records: list[dict[str, Any]]) -> None:
             **_style(points[0]),
         )
     axis.set(xlabel="% of rows that pass", ylabel="CPU ms a batch")
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+    _log(axis.xaxis, axis.set_xscale)
+    _log(axis.yaxis, axis.set_yscale)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
 
 
 def _growth(result: dict[str, Any]) -> Any:
-    """Time a multiply-add, a panel a sweep."""
+    """Time a multiply-add, a panel a sweep; by pass rate the time itself."""
     panels = _by(result["records"], "sweep")
     figure, axes = _axes(result, len(panels))
     for axis, (sweep, own) in zip(axes, panels.items(), strict=False):
         lines = {None: own} if sweep == "batch" else _by(own, "batch")
+        value, unit = "unit_ps", "ps a multiply-add"
+        if sweep == "pass_rate":
+            value, unit = "cpu_ms", "CPU ms a batch"
         for batch, points in lines.items():
             points = sorted(points, key=lambda r: r[sweep])
             axis.plot(
                 [case_of(r)[sweep] for r in points],
-                [r["unit_ps"] for r in points],
+                [r[value] for r in points],
                 marker="o",
                 label=None if batch is None else f"batch {batch}",
             )
-        axis.set(xlabel=sweep, ylabel="ps a multiply-add", title=sweep)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
+        axis.set(xlabel=sweep, ylabel=unit, title=sweep)
+        _log(axis.xaxis, axis.set_xscale)
+        _log(axis.yaxis, axis.set_yscale)
         axis.grid(alpha=0.3)
         if sweep != "batch":
             axis.legend(fontsize=7)

@@ -28,12 +28,14 @@ def run(settings: Settings) -> dict[str, Any]:
     rows, dim = settings.rows, settings.dim
     sweep = _Sweep(out)
     base = synthetic.load(rows, dim, settings.cache)
-    for count in (rows // 10, rows // 3, rows, 10 * rows):
+    for count in (rows // 10, rows // 3, rows, 3 * rows, 10 * rows):
         if _fits(out, count, dim):
             sweep.add("rows", count, _repeated(base, count), (1, 32))
     batches = [1 << i for i in range(3 if settings.quick else 9)]
     sweep.add("batch", None, base, batches)
     rates = (1.0, 0.5, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
+    if settings.quick:
+        rates = (1.0, 0.1, 1e-5)
     sweep.add("pass_rate", None, base, (1, 32), rates)
     del base
     dims = (32, 64) if settings.quick else (32, 64, 128, 256, 512, 1024)
