@@ -109,6 +109,7 @@ LINTF_SIMD void StoreInts(int32_t* p, Ints v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
 }
 LINTF_SIMD Ints Set1Int(const int32_t* p) { return _mm256_set1_epi32(*p); }
+LINTF_SIMD Ints AddInts(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 LINTF_SIMD Ints AsInts(Vec v) { return _mm256_castps_si256(v); }
 LINTF_SIMD Vec ToFloats(Ints v) { return _mm256_cvtepi32_ps(v); }
 LINTF_SIMD Vec Set1Float(float x) { return _mm256_set1_ps(x); }

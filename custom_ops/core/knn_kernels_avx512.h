@@ -121,6 +121,7 @@ LINTF_SIMD Ints ZeroInts() { return _mm512_setzero_si512(); }
 LINTF_SIMD Ints LoadInts(const int32_t* p) { return _mm512_loadu_si512(p); }
 LINTF_SIMD void StoreInts(int32_t* p, Ints v) { _mm512_storeu_si512(p, v); }
 LINTF_SIMD Ints Set1Int(const int32_t* p) { return _mm512_set1_epi32(*p); }
+LINTF_SIMD Ints AddInts(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 LINTF_SIMD Ints AsInts(Vec v) { return _mm512_castps_si512(v); }
 LINTF_SIMD Vec ToFloats(Ints v) { return _mm512_cvtepi32_ps(v); }
 LINTF_SIMD Vec Set1Float(float x) { return _mm512_set1_ps(x); }

@@ -2,7 +2,7 @@
 // The vector kernels for kInt8, written once over a vector type. Included
 // after knn_kernels_simd.h, and after these have been defined too:
 //   Ints                 a vector of 32-bit integers
-//   ZeroInts LoadInts StoreInts Set1Int AsInts(Vec) ToFloats
+//   ZeroInts AddInts LoadInts StoreInts Set1Int AsInts(Vec) ToFloats
 //   Set1Float(x) Mul Add
 //   MaxOf(a, b)          a > b ? a : b
 //   kInt8Parts, kInt8Offset   as KnnKernels has them
@@ -148,25 +148,46 @@ LINTF_SIMD void AccumulateInt8Rows(bool is_l2, const char* const* rows,
                                    Ints* norm) {
   Vec columns[kLanes];
   LoadTransposed<false>(rows, at, columns);
+  // For one query, two chains of additions, as each has to wait for the last.
+  constexpr int kChains = kQueries == 1 ? 2 : 1;
+  Ints chains[kChains][kQueries][kPlanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kQueries * kPlanes; ++i) {
+    const int q = i / kPlanes;
+    const int p = i % kPlanes;
+    chains[0][q][p] = sums[q][p];
+    if (kChains == 2) chains[kChains - 1][q][p] = ZeroInts();
+  }
 #pragma GCC unroll 1
-  for (int i = 0; i < kLanes; ++i) {
-    const Ints raw = AsInts(columns[i]);
-    if (is_l2) *norm = DotSelf(raw, *norm);
-    Ints steps[kInt8Parts];
-    ToSteps(raw, steps);
+  for (int first = 0; first < kLanes; first += kChains) {
 #pragma GCC unroll 2
-    for (int part = 0; part < kInt8Parts; ++part) {
-      const int32_t* const step = queries + kPlanes * (part * kLanes + i);
-#pragma GCC unroll 8
-      for (int q = 0; q < kQueries; ++q) {
+    for (int chain = 0; chain < kChains; ++chain) {
+      const int i = first + chain;
+      const Ints raw = AsInts(columns[i]);
+      if (is_l2) *norm = DotSelf(raw, *norm);
+      Ints steps[kInt8Parts];
+      ToSteps(raw, steps);
 #pragma GCC unroll 2
-        for (int p = 0; p < kPlanes; ++p) {
-          sums[q][p] =
-              Dot(steps[part], Set1Int(step + q * kPlanes * query_stride + p),
-                  sums[q][p]);
+      for (int part = 0; part < kInt8Parts; ++part) {
+        const int32_t* const step = queries + kPlanes * (part * kLanes + i);
+#pragma GCC unroll 16
+        for (int j = 0; j < kQueries * kPlanes; ++j) {
+          const int q = j / kPlanes;
+          const int p = j % kPlanes;
+          Ints& sum = chains[chain][q][p];
+          sum = Dot(steps[part], Set1Int(step + q * kPlanes * query_stride + p),
+                    sum);
         }
       }
     }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kQueries * kPlanes; ++i) {
+    const int q = i / kPlanes;
+    const int p = i % kPlanes;
+    sums[q][p] = chains[0][q][p];
+    if (kChains == 2)
+      sums[q][p] = AddInts(sums[q][p], chains[kChains - 1][q][p]);
   }
 }
 
