@@ -63,7 +63,8 @@ class FaissEngine(Engine):
         return self._index.search(self._request.queries, self._request.k)[1]
 
     def bytes(self, work: Work) -> float:
-        return super().bytes(work) + work.shortlist * self._item_bytes
+        rescored = work.shortlist * self._item_bytes
+        return super().bytes(work) + (rescored if self._shortlist else 0)
 
 
 def flat(items: np.ndarray) -> FaissEngine:
