@@ -39,7 +39,8 @@ _LOOKUPS = 64
 _RECALL_QUERIES = 64
 # Results of a query whose attributes are compared.
 _RETURNED = 100
-_BLOCK = 1 << 14
+# Codes of so many blocks of so many rows are made again.
+_CODE_BLOCKS, _BLOCK = 64, 1 << 10
 # Batches of this many items have their embeddings computed again.
 _TOWER_BATCHES = 4
 
@@ -225,7 +226,7 @@ class Verifier:
         embeddings = self.table.embeddings
         if self.table.codes is None or embeddings is None:
             return ""
-        for begin in range(0, len(embeddings), _BLOCK):
+        for begin in _spread(len(embeddings), _CODE_BLOCKS):
             here = slice(begin, min(begin + _BLOCK, len(embeddings)))
             vectors = embeddings[here]
             # Twice: the bound is one of what was given, not of what is stored.

@@ -26,6 +26,7 @@ from lintf.index.plan import (
     check_portable,
     check_variants,
 )
+from lintf.index.schema import IndexSchema
 from lintf.index.search import NativeSearch, PortableSearch
 
 # `index_stats` answers the same for every probe.
@@ -401,6 +402,13 @@ class ServedIndex(tf.Module):
                 results[key] = columns.decode_tensor(attribute, values)
         return results
 
+    def _schema(self) -> IndexSchema:
+        """What is saved: a portable index has no codes beside embeddings."""
+        schema = self.index.schema
+        if self._portable and self.index.embeddings is not None:
+            return dataclasses.replace(schema, quantization=None)
+        return schema
+
     def _index_stats(self, **inputs: tf.Tensor) -> Tensors:
         spec = {"probe": tf.TensorSpec([None], tf.int64)}
         probe = requests.checked(inputs, spec, _MAX_PROBES)
@@ -411,7 +419,7 @@ class ServedIndex(tf.Module):
             "capacity": tf.constant(index.capacity, tf.int64),
             "index_bytes": tf.constant(index.index_bytes, tf.int64),
             "build_id": tf.constant(self._build_id),
-            "schema": tf.constant(index.schema.to_json()),
+            "schema": tf.constant(self._schema().to_json()),
         }
         stats = {name: tf.repeat(v, batch) for name, v in scalars.items()}
         offsets = index.log_offsets.read_value()

@@ -314,3 +314,16 @@ def test_construction_refuses():
     ]:
         with pytest.raises(ValueError, match=message):
             ServedIndex(index, k=1, **arguments)
+
+
+def test_a_portable_index_has_no_codes_beside_embeddings(tmp_path):
+    served = ServedIndex(make_index("int8", CODES), k=K, portable=True)
+    stats = served.signatures()["index_stats"](probe=tf.constant([0], tf.int64))
+    schema = IndexSchema.from_json(stats["schema"].numpy()[0])
+    assert (schema.dtype, schema.quantization) == ("int8", None)
+    assert not [name for name in stats if name.startswith("searches")]
+    served.save(tmp_path)
+    names = tf.train.load_checkpoint(str(tmp_path / "variables" / "variables"))
+    names = names.get_variable_to_shape_map()
+    assert any("scales" in name for name in names)
+    assert not any("codes" in name for name in names)
