@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
 #include <utility>
@@ -149,6 +150,20 @@ void TestSortTopK() {
   keys.clear();
   SortTopK(3, &keys);
   CHECK_THAT(keys.empty());
+  // Sizes on both sides of where the way of sorting changes, with digits that
+  // all keys share and keys that share the high half.
+  std::mt19937_64 random(14);
+  for (size_t size : {2047, 2048, 2049, 20000}) {
+    for (uint64_t mask : {~uint64_t{0}, uint64_t{0xFF00FF0000FFFFFF}}) {
+      keys.resize(size);
+      for (uint64_t& key : keys) key = random() & mask;
+      std::vector<uint64_t> expected = keys;
+      std::sort(expected.begin(), expected.end(), std::greater<uint64_t>());
+      expected.resize(std::min<size_t>(size, 3000));
+      SortTopK(3000, &keys);
+      CHECK_THAT(keys == expected) << size;
+    }
+  }
 }
 
 }  // namespace
