@@ -159,6 +159,9 @@ def check_outputs(saved: Saved, name: str, folder: pathlib.Path) -> None:
     for key, value in expected.items():
         # Strings were saved as objects.
         got = np.load(folder / f"{key}.npy", allow_pickle=True)
+        if key.startswith("searches_"):
+            # Counted since the load, and every run loads the model anew.
+            value = np.zeros_like(value)
         np.testing.assert_array_equal(got, value, err_msg=f"{name} {key}")
 
 
