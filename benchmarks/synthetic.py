@@ -3,7 +3,7 @@
 
 Unit vectors around cluster centres with a decaying spectrum plus noise,
 queries from the same law; attributes independent of the vectors. For timing:
-recall on them says little about real data (`glove` has that).
+recall on them says little about real data (`glove_50d` has that).
 """
 
 from __future__ import annotations

@@ -15,5 +15,5 @@ NAMES = (
     "planner",
     "threads",
     "growth",
-    "glove",
+    "glove_50d",
 )

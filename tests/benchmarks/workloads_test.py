@@ -29,7 +29,7 @@ _FIELDS = {
     "rounds": int,
 }
 # By codes, and by compact storage.
-_LEAST_RECALL = {"codes": 0.1, "glove": 0.2, "planner": 0.2, "storage": 0.9}
+_LEAST_RECALL = {"codes": 0.1, "glove_50d": 0.2, "planner": 0.2, "storage": 0.9}
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def _check(name, module, result, folder):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in workloads.NAMES if name != "glove"]
+    "name", [name for name in workloads.NAMES if name != "glove_50d"]
 )
 def test_workload(name, run, tmp_path):
     module, result = run(name)
@@ -91,8 +91,8 @@ def test_workload(name, run, tmp_path):
 @pytest.mark.data
 def test_glove(run, tmp_path):
     pytest.importorskip("pyarrow")
-    module, result = run("glove")
-    _check("glove", module, result, tmp_path)
+    module, result = run("glove_50d")
+    _check("glove_50d", module, result, tmp_path)
 
 
 def test_ratios_are_to_lintf_with_the_same_labels(run):

@@ -83,7 +83,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def run(settings: Settings) -> dict[str, Any]:
     """Stores without a filter, then classes with the exact ones."""
-    out = harness.Run("glove", "GloVe, 50 dimensions, cosine", settings)
+    out = harness.Run("glove_50d", "GloVe, 50 dimensions, cosine", settings)
     try:
         words = load(settings)
     except ImportError as error:
