@@ -27,6 +27,7 @@
 #include <immintrin.h>
 #endif
 
+#include "custom_ops/core/huge_pages.h"
 #include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/knn_kernels.h"
 #include "custom_ops/core/masked_knn.h"
@@ -234,6 +235,7 @@ int Main(int argc, char** argv) {
   std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
   for (float& x : items) x = uniform(random);
   constexpr int64_t kMaxBatch = 256;
+  PreferHugePages(items.data(), rows * dim * 4);
   std::vector<float> queries(kMaxBatch * dim);
   for (float& x : queries) x = uniform(random);
   const Threads pool(threads);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "custom_ops/kernels/index_resource.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -10,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/huge_pages.h"
 #include "custom_ops/core/id_map.h"
 #include "custom_ops/core/mask_source.h"
 #include "tensorflow/core/framework/tensor.h"
@@ -75,6 +77,25 @@ absl::Status IndexResource::GetState(const tensorflow::Tensor& ids,
   entry_ = std::move(entry);
   valid_ = true;
   return status;
+}
+
+void IndexResource::PrepareTables(const std::vector<Table>& tables) {
+  std::vector<Table> fresh;
+  {
+    std::shared_lock<std::shared_mutex> lock(mu_);
+    for (const Table& table : tables) {
+      if (std::find(tables_.begin(), tables_.end(), table) == tables_.end()) {
+        fresh.push_back(table);
+      }
+    }
+  }
+  if (fresh.empty()) return;
+  // Others may search meanwhile, and find the pages moved or not.
+  for (const Table& table : fresh) PreferHugePages(table.data, table.bytes);
+  std::unique_lock<std::shared_mutex> lock(mu_);
+  // Tables that were replaced stay listed; too many of them are forgotten.
+  if (tables_.size() > kMaxTables) tables_.clear();
+  tables_.insert(tables_.end(), fresh.begin(), fresh.end());
 }
 
 void IndexResource::Invalidate() {

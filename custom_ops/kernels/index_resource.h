@@ -50,6 +50,18 @@ class IndexResource : public tensorflow::ResourceBase {
   // state of the old ids.
   void Invalidate();
 
+  // Memory that searches scan; the caller holds its variable's lock.
+  struct Table {
+    const void* data;
+    int64_t bytes;
+    bool operator==(const Table& other) const {
+      return data == other.data && bytes == other.bytes;
+    }
+  };
+
+  // Moves each table into large pages, once.
+  void PrepareTables(const std::vector<Table>& tables);
+
   // Counts queries that were answered.
   void CountSearches(const RetrievalCounts& counts) {
     masked_.fetch_add(counts.masked, std::memory_order_relaxed);
@@ -85,6 +97,8 @@ class IndexResource : public tensorflow::ResourceBase {
   mutable std::shared_mutex mu_;
   bool valid_ = false;
   Entry entry_;
+  static constexpr size_t kMaxTables = 1000;
+  std::vector<Table> tables_;  // those that were prepared
 };
 
 }  // namespace lintf

@@ -189,6 +189,7 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
   }
   LockAll();
   TF_RETURN_IF_ERROR(CheckAll());
+  if (parts == Parts::kAll) PrepareTables();
   return index_->GetState(*ids_variable_->tensor(), num_rows_, &state_);
 }
 
@@ -210,6 +211,19 @@ void IndexReader::LockAll() {
     variable->mu()->lock_shared();
     locked_.push_back(variable);
   }
+}
+
+void IndexReader::PrepareTables() {
+  std::vector<IndexResource::Table> tables;
+  const auto add = [&](Var* variable) {
+    const Tensor& values = *variable->tensor();
+    tables.push_back(
+        {values.data(), static_cast<int64_t>(values.TotalBytes())});
+  };
+  add(embeddings_variable_.get());
+  if (codes_variable_ != nullptr) add(codes_variable_.get());
+  for (auto& variable : column_variables_) add(variable.get());
+  index_->PrepareTables(tables);
 }
 
 absl::Status IndexReader::CheckAll() {
@@ -267,6 +281,11 @@ absl::Status IndexReader::CheckEmbeddings() {
                      tensorflow::DataTypeString(embeddings.dtype())));
   }
   if (!scaled) return absl::OkStatus();
+  if (dim_ > kMaxInt8Dim) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("embeddings of int8 must have at most ", kMaxInt8Dim,
+                     " dimensions, or their sums would overflow, got ", dim_));
+  }
   const Tensor& scales = *scales_variable_->tensor();
   TF_RETURN_IF_ERROR(CheckVariable(*scales_variable_, scales, "scales",
                                    tensorflow::DT_FLOAT, 1));

@@ -92,6 +92,7 @@ class IndexReader {
 
  private:
   void LockAll();
+  void PrepareTables();
   absl::Status CheckAll();
   absl::Status CheckEmbeddings();
   absl::Status CheckCodes();

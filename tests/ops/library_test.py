@@ -113,5 +113,11 @@ def test_ops_on_an_index_are_stateful():
         for name in library._OPS
         if not library.op_def_registry.get(name).is_stateful
     }
-    assert stateless == {"Lintf>CompileFilter", "Lintf>MaskedKnn"}
+    assert stateless == {
+        "Lintf>CompileFilter",
+        "Lintf>MaskedKnn",
+        "Lintf>PrefilteredKnn",
+        "Lintf>QuantizedKnn",
+        "Lintf>SignOporp",
+    }
     assert tf.__version__.startswith("2.")

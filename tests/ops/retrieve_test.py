@@ -302,7 +302,7 @@ def test_bad_requests(queries, programs, message):
         ),
         (
             {"embeddings": tf.Variable(tf.zeros([8, 3], tf.float64))},
-            "`embeddings` must be float, got double",
+            "`embeddings` must be float, bfloat16, half or int8 .* got double",
         ),
         (
             {"num_rows": tf.Variable(9, dtype=tf.int64)},
