@@ -17,7 +17,9 @@ _MODULE_OF_NAME = {
     "FilterLimits": "lintf.index.schema",
     "Index": "lintf.index.index",
     "IndexSchema": "lintf.index.schema",
+    "Quantization": "lintf.index.schema",
     "ServedIndex": "lintf.index.served",
+    "Variant": "lintf.index.plan",
     "Client": "lintf.serving.client",
 }
 
