@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The best rows by their 1-bit codes: LiNR's V3 (section 3.1.3 of arXiv
-// 2407.13218), filtered before the selection.
+// The best rows by their 1-bit codes: LiNR's V3 (arXiv 2407.13218), filtered
+// before the selection.
 #ifndef LINTF_CUSTOM_OPS_CORE_CODE_KNN_H_
 #define LINTF_CUSTOM_OPS_CORE_CODE_KNN_H_
 

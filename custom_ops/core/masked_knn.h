@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Filtered exact K nearest neighbours, fused: LiNR's V1 (section 3.1.1 of
-// arXiv 2407.13218) without its score matrix.
+// Filtered exact K nearest neighbours, fused: LiNR's V1 (arXiv
+// 2407.13218) without its score matrix.
 //
 // What differs from the paper: a filtered row gets no score at all instead of
 // score 0, so it can never be returned, and rows are scored, filtered and

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sign-OPORP: 1-bit codes from one permutation and one random projection
-// (arXiv 2302.03505; LiNR, section 3.1.3 of arXiv 2407.13218).
+// (arXiv 2302.03505; LiNR, arXiv 2407.13218).
 //
 // One repeat permutes the coordinates of a vector, multiplies each by a random
 // sign, cuts the result into `bins` bins and sums each of them. That gives

@@ -179,7 +179,7 @@ REGISTER_OP("Lintf>QuantizedKnn")
     })
     .Doc(R"doc(
 Finds about the k best items that pass a mask: a shortlist by 1-bit codes, then
-exact scores for it (LiNR's V3, section 3.1.3 of arXiv 2407.13218).
+exact scores for it (LiNR's V3, arXiv 2407.13218).
 
 The mask applies before the selection. Where no more items pass than the
 shortlist holds, the result is exact. Scores are those of `Lintf>MaskedKnn`, bit

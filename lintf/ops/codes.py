@@ -142,9 +142,9 @@ def quantized_knn(
 ) -> Neighbors:
     """Finds about the k best items that pass a mask, by codes first.
 
-    LiNR's V3 (section 3.1.3 of arXiv 2407.13218): the `shortlist` best of the
-    items that pass, by their codes, are scored exactly. Where no more items
-    pass than that, the result is that of `masked_knn`. Scores have its
+    LiNR's V3 (arXiv 2407.13218): the `shortlist` best of the items that pass,
+    by their codes, are scored exactly. Where no more items pass than that,
+    the result is that of `masked_knn`. Scores have its
     gradients, too; the selection has none.
 
     Args:

@@ -37,7 +37,7 @@ def masked_knn(
 ) -> Neighbors:
     """Finds the k best items that pass a mask: exact and deterministic.
 
-    LiNR's V1 (section 3.1.1 of arXiv 2407.13218), but that an item whose mask
+    LiNR's V1 (arXiv 2407.13218), but that an item whose mask
     is false is never returned, where the paper gives it the score 0. Equal
     scores come by lower index.
 
@@ -89,9 +89,9 @@ def prefiltered_knn(
 ) -> Neighbors:
     """Finds the k best items that pass a mask, scoring no others.
 
-    LiNR's V2 (section 3.1.2 of arXiv 2407.13218): the same results, bit by
-    bit, and the same gradients as `masked_knn`, which scores an item that
-    passes for any query of the batch for all of them. Faster where few items
+    LiNR's V2 (arXiv 2407.13218): the same results, bit by bit, and the same
+    gradients as `masked_knn`, which scores an item that passes for any query
+    of the batch for all of them. Faster where few items
     pass and the masks differ.
 
     Args:
