@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -95,7 +94,8 @@ def measure(
     plans = {n: p for n, p in plans.items() if uses_codes(p)}
     most = max(plan.k for plan in plans.values()) + 1
     if batches is None:
-        best = _search(index, queries.vectors, most, "masked", None)
+        parts = _search(index, queries.vectors, most, "masked", None)
+        best = np.concatenate([rows for _, rows in parts])
     else:
         best = exact_rows(batches, queries.vectors, most, index.schema.metric)
     reports = []
@@ -110,9 +110,13 @@ def measure(
             own = int((queries.own >= 0).any())
             codes = dataclasses.replace(quantization, shortlist=size + own)
             k = (plan.k if batches is None else size) + own
-            found = _search(index, queries.vectors, k, "quantized", codes)
-            found = without_own(found, queries.own, k - own)
-            table.append((size, recall(exact, found)))
+            each: list[float] = []
+            for part, rows in _search(
+                index, queries.vectors, k, "quantized", codes
+            ):
+                others = without_own(rows, queries.own[part], k - own)
+                each += shares(exact[part], others)
+            table.append((size, mean(each)))
         reports.append(
             Report(
                 signature=name,
@@ -167,27 +171,26 @@ def uses_codes(plan: Plan) -> bool:
     return plan.algorithm in ("auto", "quantized")
 
 
-def recall(exact: np.ndarray, found: np.ndarray) -> float:
-    """Mean share of the exact rows that are among those found.
+def shares(exact: np.ndarray, found: np.ndarray) -> list[float]:
+    """Share of the exact rows that are found, of each query that has any.
 
     Args:
         exact: `[queries, k]` rows, -1 in unused slots.
         found: `[queries, any]` the same.
 
-    >>> recall(np.array([[1, 2], [3, -1]]), np.array([[2, 5], [3, 4]]))
-    0.75
+    >>> shares(np.array([[1, 2], [3, -1]]), np.array([[2, 5], [3, 4]]))
+    [0.5, 1.0]
     """
-    each = shares(exact, found)
-    return float(np.mean(each)) if each else 1.0
-
-
-def shares(exact: np.ndarray, found: np.ndarray) -> list[float]:
-    """The recall of each query that has any result; see `recall`."""
     return [
         float(np.isin(truth[truth >= 0], rows).mean())
         for truth, rows in zip(exact, found, strict=True)
         if (truth >= 0).any()
     ]
+
+
+def mean(each: Sequence[float]) -> float:
+    """The recall over several queries, from their `shares`."""
+    return float(np.mean(each)) if each else 1.0
 
 
 def without_own(rows: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
@@ -245,11 +248,14 @@ def _search(
     k: int,
     algorithm: str,
     codes: Quantization | None,
-) -> np.ndarray:
-    """Rows of the index without a filter: `[queries, min(k, rows)]`."""
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of the index without a filter, a few queries at a time.
+
+    Yields:
+        Which queries, and their rows: `[queries, min(k, rows)]`.
+    """
     k = min(k, int(index.num_rows))
     step = max(1, _MAX_RESULTS // k)
-    found: list[Any] = []
     for begin in range(0, len(queries), step):
         part = queries[begin : begin + step]
         result = ops.retrieve(
@@ -268,5 +274,4 @@ def _search(
             quantization=codes,
             dim=index.schema.dim,
         )
-        found.append(result.rows.numpy())
-    return np.concatenate(found)
+        yield slice(begin, begin + len(part)), result.rows.numpy()

@@ -384,7 +384,7 @@ class Verifier:
         shares = recall.shares(exact, rows)
         # The job asked other queries: what chance may do is no mismatch.
         chance = 3 * float(np.std(shares)) / np.sqrt(max(len(shares), 1))
-        got = float(np.mean(shares)) if len(shares) else 1.0
+        got = recall.mean(shares)
         _expect(
             got >= report["floor"] - chance,
             f"{signature}: the recall must be at least {report['floor']:g}, "

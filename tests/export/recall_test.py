@@ -83,6 +83,26 @@ def test_recall_of_codes_alone_is_that_of_numpy(asked, metric):
         assert got == pytest.approx(np.mean(shares)), size
 
 
+@pytest.mark.parametrize("asked", [by_items(), by_tower()], ids=["i", "t"])
+@pytest.mark.parametrize("dtype", ["float32", "none"])
+def test_few_results_are_held_at_once(asked, dtype, monkeypatch):
+    index = make_index(dtype)
+    (together,) = measure(index, asked)
+    # The longest list of the table, 40 times `k`, and the query's own item.
+    most, held = 40 * K + 1, []
+    counted = recall.shares
+
+    def count(exact, found):
+        held.append(found.size)
+        return counted(exact, found)
+
+    monkeypatch.setattr(recall, "_MAX_RESULTS", most)
+    monkeypatch.setattr(recall, "shares", count)
+    (apart,) = measure(index, asked)
+    assert apart == together
+    assert max(held) <= most
+
+
 def test_recall_grows_with_the_shortlist_and_ends_at_1():
     index = make_index()
     plans = {
