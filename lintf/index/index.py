@@ -128,18 +128,7 @@ class Index(tf.Module):
     @property
     def index_bytes(self) -> int:
         """Bytes of all allocated rows."""
-        variables = [
-            self.ids,
-            self.embeddings,
-            self.scales,
-            self.codes,
-            *self.columns,
-        ]
-        return sum(
-            v.shape.num_elements() * v.dtype.size
-            for v in variables
-            if v is not None
-        )
+        return _row_bytes(self)
 
     def append(
         self,
@@ -358,6 +347,11 @@ class IndexState(tf.Module):
         self.log_offsets = index.log_offsets
         self.id_text = index.id_text
 
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of all rows, without what is left out."""
+        return _row_bytes(self)
+
 
 def code_rows(codes: Any, count: int) -> Any:
     """Codes row by row, from the blocks that they are stored in.
@@ -374,6 +368,21 @@ def code_rows(codes: Any, count: int) -> Any:
         return codes.transpose(0, 2, 1).reshape(-1, words)[:count]
     by_row = tf.reshape(tf.transpose(codes, [0, 2, 1]), [-1, words])
     return by_row[:count]
+
+
+def _row_bytes(state: Index | IndexState) -> int:
+    variables = [
+        state.ids,
+        state.embeddings,
+        state.scales,
+        state.codes,
+        *state.attributes.values(),
+    ]
+    return sum(
+        v.shape.num_elements() * v.dtype.size
+        for v in variables
+        if v is not None
+    )
 
 
 def _variable(

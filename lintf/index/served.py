@@ -417,7 +417,7 @@ class ServedIndex(tf.Module):
         scalars = {
             **self._search.counts(),
             "capacity": tf.constant(index.capacity, tf.int64),
-            "index_bytes": tf.constant(index.index_bytes, tf.int64),
+            "index_bytes": tf.constant(self.state.index_bytes, tf.int64),
             "build_id": tf.constant(self._build_id),
             "schema": tf.constant(self._schema().to_json()),
         }

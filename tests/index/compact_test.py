@@ -321,6 +321,9 @@ def test_a_portable_index_has_no_codes_beside_embeddings(tmp_path):
     stats = served.signatures()["index_stats"](probe=tf.constant([0], tf.int64))
     schema = IndexSchema.from_json(stats["schema"].numpy()[0])
     assert (schema.dtype, schema.quantization) == ("int8", None)
+    # An id, the numbers and their scale, and the year.
+    (size,) = stats["index_bytes"].numpy()
+    assert size == ROWS * (8 + DIM + 4 + 8)
     assert not [name for name in stats if name.startswith("searches")]
     served.save(tmp_path)
     names = tf.train.load_checkpoint(str(tmp_path / "variables" / "variables"))
