@@ -90,6 +90,17 @@ def handle_of(source: Any) -> Any:
     return source
 
 
+def items_handle(embeddings: Any, codes: Any) -> Any:
+    """The handle that stands for the items: of codes, if they are all.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    if embeddings is None and codes is None:
+        raise ValueError("there must be `embeddings` or `codes`, got neither")
+    return handle_of(codes if embeddings is None else embeddings)
+
+
 def assign_rows(
     resource: Any,
     variable: Any,
@@ -225,13 +236,16 @@ def planner_costs(
         queries in masked search, one row of pre-filtered search, and each
         query of it; for each word of a row's code; for each row of a
         shortlist.
+
+    Raises:
+        ValueError: As `retrieve`.
     """
     attrs = code_attrs(codes, quantization, dim)
     del attrs["shortlist"]
     return _ops.lintf_planner_costs(
         handle_of(resource),
         handle_of(ids),
-        handle_of(codes if embeddings is None else embeddings),
+        items_handle(embeddings, codes),
         handle_of(num_rows),
         [] if scales is None else [handle_of(scales)],
         [] if codes is None else [handle_of(codes)],

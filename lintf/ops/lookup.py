@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from lintf.ops import library
-from lintf.ops.index import handle_of
+from lintf.ops.index import handle_of, items_handle
 from lintf.ops.retrieve import missing_attr
 
 _ops = library.load()
@@ -65,6 +65,7 @@ def lookup(
         name: Of the operation.
 
     Raises:
+        ValueError: Neither `embeddings` nor `codes`.
         tf.errors.FailedPreconditionError: A variable has no value, or two
             rows have the same id.
 
@@ -85,7 +86,7 @@ def lookup(
         tf.convert_to_tensor(id, tf.int64),
         handle_of(resource),
         handle_of(ids),
-        handle_of(codes if embeddings is None else embeddings),
+        items_handle(embeddings, codes),
         handle_of(num_rows),
         [handle_of(c) for c in columns],
         [] if scales is None else [handle_of(scales)],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tensorflow as tf
 
 from lintf.ops import library
-from lintf.ops.index import code_attrs, handle_of
+from lintf.ops.index import code_attrs, handle_of, items_handle
 
 if TYPE_CHECKING:
     from lintf.index.schema import Quantization
@@ -96,7 +96,8 @@ def retrieve(
         name: Of the operation.
 
     Raises:
-        ValueError: `codes` without `quantization`, or the other way round.
+        ValueError: `codes` without `quantization`, or the other way round;
+            neither `embeddings` nor `codes`.
         tf.errors.InvalidArgumentError: A query is not finite, a program is
             malformed, the algorithm needs codes or embeddings that are not
             there, or shapes or dtypes do not fit each other.
@@ -126,7 +127,7 @@ def retrieve(
         tf.convert_to_tensor(programs, tf.int64),
         handle_of(resource),
         handle_of(ids),
-        handle_of(codes if embeddings is None else embeddings),
+        items_handle(embeddings, codes),
         handle_of(num_rows),
         [handle_of(c) for c in columns],
         [] if scales is None else [handle_of(scales)],

@@ -329,6 +329,19 @@ def test_codes_go_with_their_quantization():
         index.retrieve(_queries(2), quantization=None)
 
 
+def test_there_must_be_embeddings_or_codes():
+    resource, ids = ops.IndexResource(), tf.Variable([7], dtype=tf.int64)
+    num_rows = tf.Variable(1, dtype=tf.int64)
+    with pytest.raises(ValueError, match="got neither"):
+        ops.retrieve(
+            *(_queries(1), [[0]], resource, ids, None, num_rows, []), k=1
+        )
+    with pytest.raises(ValueError, match="got neither"):
+        ops.lookup([7], resource, ids, None, num_rows, [])
+    with pytest.raises(ValueError, match="got neither"):
+        ops.planner_costs(resource, ids, None, num_rows)
+
+
 def test_assign_codes_writes_nothing_that_does_not_fit():
     codes = tf.Variable(tf.zeros([2, 3, 64], tf.int64))
     resource = ops.IndexResource()
