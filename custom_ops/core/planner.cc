@@ -13,8 +13,8 @@
 namespace lintf {
 namespace {
 
-// Measured with code_knn_bench and retrieval_bench on a core that reads
-// 16 GB/s; they matter where nothing was measured.
+// Measured with code_knn_bench and quantized_knn_bench on a core that
+// reads 16 GB/s; they matter where nothing was measured.
 constexpr float kDefaultCodeWord = 0.4f;
 constexpr float kDefaultGatherRow = 60.0f;
 
