@@ -4,7 +4,9 @@
 #ifndef LINTF_CUSTOM_OPS_CORE_CODE_KNN_TABLES_H_
 #define LINTF_CUSTOM_OPS_CORE_CODE_KNN_TABLES_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "custom_ops/core/code_knn.h"
@@ -26,8 +28,11 @@ struct CodeQuery {
   double step = 1.0;
   double offset = 0.0;
 
+  // Finite: beyond what a float holds it is the greatest one.
   float Reported(uint32_t score) const {
-    return static_cast<float>(offset + step * static_cast<double>(score));
+    constexpr double kMost = std::numeric_limits<float>::max();
+    return static_cast<float>(
+        std::clamp(offset + step * static_cast<double>(score), -kMost, kMost));
   }
 };
 

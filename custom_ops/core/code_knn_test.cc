@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -424,6 +425,16 @@ void TestLongestCodesDoNotOverflow() {
   ResetCodePathForTesting();
 }
 
+// Sums beyond what a float holds are reported as the greatest float.
+void TestReportedScoresAreFinite() {
+  const std::vector<float> samples(64, std::numeric_limits<float>::max());
+  const CodeQuery query =
+      MakeCodeQuery(samples.data(), 1, CodeScoring::kAsymmetric);
+  for (uint32_t score : {uint32_t{0}, query.max_score}) {
+    CHECK_THAT(std::isfinite(query.Reported(score))) << score;
+  }
+}
+
 // A symmetric score is the number of matched bits; an asymmetric one is the
 // inner product, but for half a level for each four bits.
 void TestReportedScores() {
@@ -510,6 +521,7 @@ void TestHitListKeepsTheBest() {
 int main() {
   lintf::TestHitListKeepsTheBest();
   lintf::TestReportedScores();
+  lintf::TestReportedScoresAreFinite();
   lintf::TestRunsOfGoodRowsAreFound();
   lintf::TestTiesGoToLowerRows();
   lintf::TestLongestCodesDoNotOverflow();

@@ -189,7 +189,7 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
   }
   LockAll();
   TF_RETURN_IF_ERROR(CheckAll());
-  if (parts == Parts::kAll) PrepareTables();
+  if (embeddings_variable_ != nullptr) PrepareTables();
   return index_->GetState(*ids_variable_->tensor(), num_rows_, &state_);
 }
 

@@ -232,7 +232,8 @@ class RetrieveOp : public OpKernel {
       input.knn.metric = metric_;
       input.knn.k = k_;
       input.algorithm = algorithm_;
-      if (code_attrs_.has_codes()) {
+      if (code_attrs_.has_codes() && algorithm_ != Algorithm::kMasked &&
+          algorithm_ != Algorithm::kPrefiltered) {
         samples = code_attrs_.Project(input.knn.queries, batch);
         input.code.samples = samples.data();
         input.code.codes = index.codes();

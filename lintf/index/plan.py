@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 from typing import Literal
 
-from lintf.index.schema import IndexSchema
+from lintf.index.schema import IndexSchema, is_int
 
 Algorithm = Literal["auto", "masked", "prefiltered", "quantized"]
 ALGORITHMS = typing.get_args(Algorithm)
@@ -42,16 +42,20 @@ class Plan:
     shortlist: int | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"`k` must be at least 1, got {self.k}")
+        if not is_int(self.k) or self.k < 1:
+            raise ValueError(
+                f"`k` must be an integer of at least 1, got {self.k!r}"
+            )
         if self.algorithm not in ALGORITHMS:
             raise ValueError(
                 f"`algorithm` must be one of {', '.join(ALGORITHMS)}, got "
                 f"{self.algorithm!r}"
             )
-        if self.shortlist is not None and self.shortlist < 1:
+        shortlist = self.shortlist
+        if shortlist is not None and not (is_int(shortlist) and shortlist > 0):
             raise ValueError(
-                f"`shortlist` must be at least 1, got {self.shortlist}"
+                f"`shortlist` must be an integer of at least 1, got "
+                f"{shortlist!r}"
             )
 
     def check(self, schema: IndexSchema) -> None:

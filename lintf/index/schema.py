@@ -211,7 +211,7 @@ class Quantization:
             ("shortlist", 1),
         ):
             value = getattr(self, name)
-            if not _is_int(value) or value < least:
+            if not is_int(value) or value < least:
                 raise ValueError(
                     f"quantization: `{name}` must be an integer of at least "
                     f"{least}, got {value!r}"
@@ -302,7 +302,7 @@ class IndexSchema:
                 f"{self.format_version}; export the index again with this "
                 "version, or use the version of lintf that wrote it"
             )
-        if not _is_int(self.dim) or self.dim < 1:
+        if not is_int(self.dim) or self.dim < 1:
             raise ValueError(
                 f"`dim` must be a positive integer, got {self.dim!r}"
             )
@@ -387,7 +387,8 @@ class IndexSchema:
         )
 
 
-def _is_int(value: object) -> bool:
+def is_int(value: object) -> bool:
+    """Whether `value` is an integer, which True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -266,6 +266,10 @@ def code_attrs(
         raise ValueError("`codes` and `quantization` go together, got only one")
     if quantization is None:
         return {"shortlist": 0}
+    if dim < 1:
+        raise ValueError(
+            f"`dim`, of the queries, must be given with `codes`, got {dim}"
+        )
     return {
         "dim": dim,
         "bins": quantization.bins,

@@ -12,9 +12,11 @@ CODES = Quantization(2, 32, shortlist=300)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "`k` must be at least 1, got 0"),
+        ({"k": 0}, "`k` must be an integer of at least 1, got 0"),
         ({"algorithm": "ivf"}, "`algorithm` must be one of auto, masked"),
-        ({"shortlist": 0}, "`shortlist` must be at least 1, got 0"),
+        ({"k": 2.5}, "`k` must be an integer of at least 1, got 2.5"),
+        ({"k": True}, "`k` must be an integer of at least 1, got True"),
+        ({"shortlist": 0}, "`shortlist` must be an integer of at least 1"),
         ({"name": "1st"}, "a variant's name must be letters"),
         ({"name": "a-b"}, "a variant's name must be letters"),
     ],

@@ -342,6 +342,12 @@ def test_there_must_be_embeddings_or_codes():
         ops.planner_costs(resource, ids, None, num_rows)
 
 
+def test_codes_need_the_dimension_of_the_queries():
+    index = StoredIndex(codes=CODES)
+    with pytest.raises(ValueError, match="`dim`, of the queries, must be"):
+        index.retrieve(_queries(2), dim=0)
+
+
 def test_assign_codes_writes_nothing_that_does_not_fit():
     codes = tf.Variable(tf.zeros([2, 3, 64], tf.int64))
     resource = ops.IndexResource()
