@@ -3,19 +3,18 @@
 #include "custom_ops/core/code_knn.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "custom_ops/core/code_knn_hits.h"
 #include "custom_ops/core/code_knn_kernels.h"
 #include "custom_ops/core/code_knn_tables.h"
+#include "custom_ops/core/search_test_data.h"
 #include "custom_ops/core/testing.h"
 
 namespace lintf {
@@ -24,54 +23,6 @@ namespace {
 using Random = std::mt19937_64;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// Masks that are given as bits. An empty vector passes every row.
-class BitMasks : public MaskSource {
- public:
-  explicit BitMasks(std::vector<std::vector<bool>> masks)
-      : masks_(std::move(masks)) {}
-
-  int64_t num_masks() const override {
-    return static_cast<int64_t>(masks_.size());
-  }
-  bool PassesAll(int64_t mask) const override { return masks_[mask].empty(); }
-  int64_t Fill(int64_t mask, int64_t begin, int64_t end,
-               uint64_t* bits) const override {
-    CHECK_THAT(begin % kRowsPerWord == 0 && begin < end);
-    CHECK_THAT(!PassesAll(mask));
-    int64_t count = 0;
-    for (int64_t row = begin; row < end; ++row) {
-      uint64_t* word = bits + (row - begin) / kRowsPerWord;
-      if (row % kRowsPerWord == 0) *word = 0;
-      if (!masks_[mask][row]) continue;
-      *word |= uint64_t{1} << (row % kRowsPerWord);
-      ++count;
-    }
-    return count;
-  }
-
- private:
-  std::vector<std::vector<bool>> masks_;
-};
-
-Parallel Threads(int count) {
-  Parallel parallel;
-  parallel.num_threads = count;
-  if (count == 1) return parallel;
-  parallel.run = [count](int64_t num_tasks, const Parallel::Work& work) {
-    std::atomic<int64_t> next{0};
-    std::vector<std::thread> threads;
-    for (int i = 0; i < count; ++i) {
-      threads.emplace_back([&] {
-        for (int64_t task = next++; task < num_tasks; task = next++) {
-          work(task);
-        }
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-  };
-  return parallel;
-}
 
 struct Case {
   int64_t rows = 0;
@@ -131,15 +82,15 @@ Answer RunWith(const Case& c, const Run& run) {
 
 Answer Expected(const Case& c) {
   return RunWith(c, [&](const CodeKnnInput& input, const CodeKnnOutput& out) {
-    CodeKnnReference(input, BitMasks(c.masks), c.mask_of_query.data(), c.order,
-                     out);
+    CodeKnnReference(input, VectorMasks(c.masks), c.mask_of_query.data(),
+                     c.order, out);
   });
 }
 
 Answer Got(const Case& c, const Parallel& parallel) {
   return RunWith(c, [&](const CodeKnnInput& input, const CodeKnnOutput& out) {
-    CodeKnn(input, BitMasks(c.masks), c.mask_of_query.data(), c.order, parallel,
-            out);
+    CodeKnn(input, VectorMasks(c.masks), c.mask_of_query.data(), c.order,
+            parallel, out);
   });
 }
 

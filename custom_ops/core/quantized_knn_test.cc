@@ -3,14 +3,13 @@
 #include "custom_ops/core/quantized_knn.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "custom_ops/core/search_test_data.h"
 #include "custom_ops/core/sign_oporp.h"
 #include "custom_ops/core/testing.h"
 
@@ -18,52 +17,6 @@ namespace lintf {
 namespace {
 
 using Random = std::mt19937_64;
-
-// Masks that are given as bits. An empty vector passes every row.
-class BitMasks : public MaskSource {
- public:
-  explicit BitMasks(std::vector<std::vector<bool>> masks)
-      : masks_(std::move(masks)) {}
-
-  int64_t num_masks() const override {
-    return static_cast<int64_t>(masks_.size());
-  }
-  bool PassesAll(int64_t mask) const override { return masks_[mask].empty(); }
-  int64_t Fill(int64_t mask, int64_t begin, int64_t end,
-               uint64_t* bits) const override {
-    int64_t count = 0;
-    for (int64_t row = begin; row < end; ++row) {
-      uint64_t* word = bits + (row - begin) / kRowsPerWord;
-      if (row % kRowsPerWord == 0) *word = 0;
-      if (!masks_[mask].empty() && !masks_[mask][row]) continue;
-      *word |= uint64_t{1} << (row % kRowsPerWord);
-      ++count;
-    }
-    return count;
-  }
-
- private:
-  std::vector<std::vector<bool>> masks_;
-};
-
-Parallel Threads(int count) {
-  Parallel parallel;
-  parallel.num_threads = count;
-  if (count == 1) return parallel;
-  parallel.run = [count](int64_t num_tasks, const Parallel::Work& work) {
-    std::atomic<int64_t> next{0};
-    std::vector<std::thread> threads;
-    for (int i = 0; i < count; ++i) {
-      threads.emplace_back([&] {
-        for (int64_t task = next++; task < num_tasks; task = next++) {
-          work(task);
-        }
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-  };
-  return parallel;
-}
 
 struct Case {
   int64_t rows = 0;
@@ -204,7 +157,7 @@ Answer Expected(const Case& c) {
   std::vector<float> scores(c.batch * codes.keep);
   std::vector<int64_t> rows(c.batch * codes.keep);
   std::vector<int64_t> counts(c.batch);
-  CodeKnnReference(codes, BitMasks(c.masks), c.mask_of_query.data(),
+  CodeKnnReference(codes, VectorMasks(c.masks), c.mask_of_query.data(),
                    CodeOrder::kBestFirst,
                    {scores.data(), rows.data(), counts.data()});
   if (c.codes_alone) {
@@ -220,11 +173,12 @@ Answer Expected(const Case& c) {
     for (int64_t i = 0; i < counts[b]; ++i) {
       mask[rows[b * codes.keep + i]] = true;
     }
-    // BitMasks takes no rows at all for all of them; there are none here.
+    // VectorMasks takes no rows at all for all of them; there are none here.
     shortlists.push_back(mask);
     own.push_back(static_cast<int32_t>(b));
   }
-  MaskedKnnReference(input, BitMasks(shortlists), own.data(), answer.Output());
+  MaskedKnnReference(input, VectorMasks(shortlists), own.data(),
+                     answer.Output());
   return answer;
 }
 
@@ -235,7 +189,7 @@ void TestRandomCases() {
     const Answer expected = Expected(c);
     for (int threads : {1, 2, 8}) {
       Answer got(c);
-      QuantizedKnn(c.Input(), c.Code(), BitMasks(c.masks),
+      QuantizedKnn(c.Input(), c.Code(), VectorMasks(c.masks),
                    c.mask_of_query.data(), Threads(threads), got.Output());
       CHECK_THAT(got == expected)
           << "case " << i << ": " << c.Describe() << threads << " threads";
@@ -259,11 +213,11 @@ void TestLongShortlistsAreExact() {
     }
     c.shortlist = most;
     Answer expected(c);
-    MaskedKnnReference(c.Input(), BitMasks(c.masks), c.mask_of_query.data(),
+    MaskedKnnReference(c.Input(), VectorMasks(c.masks), c.mask_of_query.data(),
                        expected.Output());
     Answer got(c);
-    QuantizedKnn(c.Input(), c.Code(), BitMasks(c.masks), c.mask_of_query.data(),
-                 Threads(2), got.Output());
+    QuantizedKnn(c.Input(), c.Code(), VectorMasks(c.masks),
+                 c.mask_of_query.data(), Threads(2), got.Output());
     CHECK_THAT(got == expected) << c.Describe();
   }
 }
