@@ -9,6 +9,8 @@ of tensorflow_model_server, which is what to run in production.
 Examples:
   lintf serve --model_base_path models/films --model_name films
   lintf serve --model_config_file serving_configs/models.config --port 0
+  lintf serve --model_base_path models/films --ssl_config_file ssl.config \\
+      --update_token_file token
 """
 
 from __future__ import annotations
@@ -104,6 +106,27 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_alias("max_threads", "grpc_max_threads", flag_values=FLAGS)
+flags.DEFINE_string(
+    "ssl_config_file",
+    "",
+    "SSLConfig text proto with PEM texts: server_key, server_cert, custom_ca, "
+    "client_verify. Empty serves plain text.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "update_token_file",
+    "",
+    "File with the token that calls which change an index, and config "
+    "reloads, must carry as metadata `authorization: Bearer TOKEN`. Empty "
+    "asks for none.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "read_only",
+    False,
+    "Refuse the signatures that change an index.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float(
     "grace_seconds",
     10.0,
@@ -156,9 +179,21 @@ def _load_ops() -> None:
 def _make_server(config: Any) -> Server:
     import tensorflow as tf
 
+    from lintf.serving import access
     from lintf.serving.server import Server, ServerOptions
     from lintf.serving.versions import LoadPolicy
 
+    token, credentials = None, None
+    if FLAGS.update_token_file:
+        token = access.read_token_file(FLAGS.update_token_file)
+    if FLAGS.ssl_config_file:
+        credentials = access.read_ssl_config_file(FLAGS.ssl_config_file)
+    elif token is not None:
+        print(
+            "lintf serve: without --ssl_config_file the token travels in plain "
+            "text, where others on the network can read it.",
+            file=sys.stderr,
+        )
     # Python's loader calls itself deprecated at every load.
     tf.get_logger().setLevel("ERROR")
     return Server(
@@ -176,6 +211,8 @@ def _make_server(config: Any) -> Server:
             allow_labels_for_unavailable=(
                 FLAGS.allow_version_labels_for_unavailable_models
             ),
+            access=access.Access(token, FLAGS.read_only),
+            credentials=credentials,
         ),
     )
 

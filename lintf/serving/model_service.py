@@ -11,6 +11,7 @@ from tensorflow_serving.apis import (
 )
 
 from lintf.serving import errors
+from lintf.serving.access import Access
 from lintf.serving.models import Models
 
 
@@ -19,8 +20,9 @@ class ModelService(
 ):
     """Answers for the models of one server."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, access: Access) -> None:
         self._models = models
+        self._access = access
 
     def GetModelStatus(
         self,
@@ -62,6 +64,7 @@ class ModelService(
         As on the real server, errors come as the status of the call.
         """
         with errors.as_status(context):
+            self._access.check_reload(context.invocation_metadata())
             self._models.reload(request.config)
             response = model_management_pb2.ReloadConfigResponse()
             response.status.SetInParent()

@@ -13,6 +13,7 @@ from tensorflow_serving.apis import (
 )
 
 from lintf.serving import errors, tensors
+from lintf.serving.access import Access
 from lintf.serving.models import Models
 from lintf.serving.servable import DEFAULT_SIGNATURE
 
@@ -24,8 +25,9 @@ class PredictionService(
 ):
     """Answers from the models of one server."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, access: Access) -> None:
         self._models = models
+        self._access = access
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
@@ -34,14 +36,14 @@ class PredictionService(
         with errors.as_status(context):
             if not request.HasField("model_spec"):
                 raise errors.missing_model_spec()
+            signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            self._access.check_predict(signature, context.invocation_metadata())
             with self._models.acquire(request.model_spec) as held:
                 version, servable = held
                 outputs = servable.predict(request, context.time_remaining())
             response = predict_pb2.PredictResponse()
             _describe(response.model_spec, request.model_spec, version)
-            response.model_spec.signature_name = (
-                request.model_spec.signature_name or DEFAULT_SIGNATURE
-            )
+            response.model_spec.signature_name = signature
             for alias, value in outputs.items():
                 response.outputs[alias].CopyFrom(tensors.to_proto(value))
             return response

@@ -20,6 +20,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from lintf.serving.access import Access
 from lintf.serving.model_service import ModelService
 from lintf.serving.models import Models
 from lintf.serving.predict_service import PredictionService
@@ -43,6 +44,8 @@ class ServerOptions:
         serves.
       allow_labels_for_unavailable: whether a version label may name a version
         that is not loaded yet, as a label in a start-up config must.
+      access: who may change what is served.
+      credentials: for TLS; None for plain text.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +54,8 @@ class ServerOptions:
     load_policy: LoadPolicy = LoadPolicy()
     enable_warmup: bool = True
     allow_labels_for_unavailable: bool = False
+    access: Access = Access()
+    credentials: grpc.ServerCredentials | None = None
 
 
 def _check_free(options: ServerOptions) -> None:
@@ -103,10 +108,10 @@ class Server:
             ],
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self.models), self._grpc_server
+            PredictionService(self.models, options.access), self._grpc_server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self.models), self._grpc_server
+            ModelService(self.models, options.access), self._grpc_server
         )
         self._options = options
         host = f"[{options.host}]" if ":" in options.host else options.host
@@ -140,10 +145,16 @@ class Server:
         self.models.reload(self._config)
         address = f"{self._host}:{self._options.port}"
         try:
-            self.port = self._grpc_server.add_insecure_port(address)
+            self.port = self._add_port(address)
         except RuntimeError as error:
             raise OSError(f"Can't listen on {address}: {error}") from error
         self._grpc_server.start()
+
+    def _add_port(self, address: str) -> int:
+        credentials = self._options.credentials
+        if credentials is None:
+            return int(self._grpc_server.add_insecure_port(address))
+        return int(self._grpc_server.add_secure_port(address, credentials))
 
     def stop(self, grace_s: float) -> None:
         """Takes no new requests and ends.

@@ -165,6 +165,8 @@ def export(directory: str, version: int) -> str:
             "serving_default": module.retrieve,
             "retrieve_by_embedding": module.retrieve_by_embedding,
             "one_input": module.one_input,
+            # Changes nothing, but has the name of what does.
+            "update": module.one_input,
             "wait_for_file": module.wait_for_file,
             "big_answer": module.big_answer,
             "echo": module.echo,
