@@ -211,7 +211,7 @@ def _encode_numbers(attribute: Attribute, values: Iterable[Any]) -> np.ndarray:
     }[attribute.kind]
     out = []
     for position, value in enumerate(values):
-        if _is_missing(value):
+        if is_missing(value):
             out.append(missing)
             continue
         try:
@@ -265,11 +265,11 @@ def _encode_codes(attribute: Attribute, values: Iterable[Any]) -> np.ndarray:
     rows: list[tuple[str, ...]]
     if attribute.kind == "category":
         rows = [
-            () if _is_missing(value) else (value,)
-            for value in _checked_strings(attribute, values)
+            () if is_missing(value) else (value,)
+            for value in checked_strings(attribute, values)
         ]
     else:
-        rows = list(_checked_tags(attribute, values))
+        rows = list(checked_tags(attribute, values))
     out = np.zeros((len(rows), attribute.width), attribute.dtype)
     if attribute.encoding == "hash":
         distinct = sorted({w for row in rows for w in row})
@@ -279,12 +279,7 @@ def _encode_codes(attribute: Attribute, values: Iterable[Any]) -> np.ndarray:
             w: i + FIRST_CODE for i, w in enumerate(attribute.vocabulary)
         }
     for position, row in enumerate(rows):
-        if len(row) > attribute.width:
-            raise ValueError(
-                f"attribute {attribute.name!r}, value {position}: "
-                f"{len(row)} tags, but the column has room for "
-                f"{attribute.width}; declare a larger `width`"
-            )
+        check_width(attribute, position, len(row), attribute.width)
         for slot, word in enumerate(row):
             out[position, slot] = code_of.get(word, OTHER_CODE)
     return out[:, 0] if attribute.width == 1 else out
@@ -296,7 +291,7 @@ def _encode_bits(attribute: Attribute, values: Iterable[Any]) -> np.ndarray:
     }
     other = 1 << OTHER_BIT
     out = []
-    for row in _checked_tags(attribute, values):
+    for row in checked_tags(attribute, values):
         bits = 0
         for word in row:
             bits |= bit_of.get(word, other)
@@ -304,20 +299,30 @@ def _encode_bits(attribute: Attribute, values: Iterable[Any]) -> np.ndarray:
     return np.array(out, attribute.dtype)
 
 
-def _checked_strings(
+def checked_strings(
     attribute: Attribute, values: Iterable[Any]
 ) -> Iterable[Any]:
+    """The values of a category as `encode` takes them, bytes as str.
+
+    Raises:
+        ValueError: A value is neither a string nor missing.
+    """
     for position, value in enumerate(values):
         if isinstance(value, bytes):
             value = value.decode()
-        if not _is_missing(value) and not isinstance(value, str):
+        if not is_missing(value) and not isinstance(value, str):
             raise _bad(attribute, position, value, "string")
         yield value
 
 
-def _checked_tags(
+def checked_tags(
     attribute: Attribute, values: Iterable[Any]
 ) -> Iterable[tuple[str, ...]]:
+    """The distinct tags of each value, in the order that they came in.
+
+    Raises:
+        ValueError: A value is neither a sequence of strings nor missing.
+    """
     for position, value in enumerate(values):
         if value is None or (isinstance(value, float) and value != value):
             yield ()
@@ -330,7 +335,19 @@ def _checked_tags(
         yield tuple(dict.fromkeys(w for w in words if w))
 
 
-def _is_missing(value: Any) -> bool:
+def check_width(
+    attribute: Attribute, position: int, count: int, width: int
+) -> None:
+    """Raises ValueError unless `count` tags fit."""
+    if count > width:
+        raise ValueError(
+            f"attribute {attribute.name!r}, value {position}: {count} tags, "
+            f"but the column has room for {width}; declare a larger `width`"
+        )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: None, "", NaN or a masked element."""
     if value is None or value is np.ma.masked:
         return True
     if isinstance(value, str):
