@@ -8,7 +8,9 @@ with clients: named, typed, with the batch as leading dimension everywhere.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import pathlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from lintf import ops
-from lintf.index import columns, requests
+from lintf.index import columns, requests, towers
 from lintf.index.index import Index, IndexState
 from lintf.index.plan import (
     BY_EMBEDDING,
@@ -28,6 +30,9 @@ from lintf.index.plan import (
 )
 from lintf.index.schema import IndexSchema
 from lintf.index.search import NativeSearch, PortableSearch
+
+# What `ServedIndex` was made with, beside its index and towers.
+SETTINGS_FILE = pathlib.PurePath("assets.extra", "lintf_serving.json")
 
 # `index_stats` answers the same for every probe.
 _MAX_PROBES = 64
@@ -140,6 +145,8 @@ class ServedIndex(tf.Module):
             check_portable(schema)
         self.state = IndexState(index) if portable else index
         self.query_tower = query_tower
+        # Lets the tower be used again without the code that made it.
+        self.query_function = None
         self.k = k
         self._portable = portable
         self._build_id = build_id
@@ -161,6 +168,17 @@ class ServedIndex(tf.Module):
         }
         if query_tower is not None:
             self._check_tower()
+            self.query_function = towers.function(query_tower)
+        self.__dict__["_settings"] = {
+            "k": k,
+            "algorithm": algorithm,
+            "variants": [dataclasses.asdict(v) for v in variants],
+            "costs": [float(c) for c in costs],
+            "return_attributes": list(return_attributes),
+            "batching": batching and dataclasses.asdict(batching),
+            "portable": portable,
+            "max_request_rows": max_request_rows,
+        }
 
     def signatures(self) -> dict[str, Any]:
         """The concrete functions, by signature name."""
@@ -208,7 +226,11 @@ class ServedIndex(tf.Module):
         return signatures
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the SavedModel to the directory `path`."""
+        """Writes the SavedModel to the directory `path`.
+
+        Beside it lie this object's own settings, which `lintf.index.restore`
+        makes it again from.
+        """
         namespaces = [] if self._portable else ["Lintf"]
         tf.saved_model.save(
             self,
@@ -216,6 +238,10 @@ class ServedIndex(tf.Module):
             signatures=self.signatures(),
             options=tf.saved_model.SaveOptions(namespace_whitelist=namespaces),
         )
+        settings = pathlib.Path(path, SETTINGS_FILE)
+        settings.parent.mkdir(exist_ok=True)
+        text = json.dumps(self._settings, indent=2, sort_keys=True) + "\n"
+        settings.write_text(text, encoding="utf-8")
 
     def _check_tower(self) -> None:
         specs = dict(self.query_tower.feature_specs)

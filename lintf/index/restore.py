@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A served index from a SavedModel on disk, with room to grow.
+
+The rows are those of the SavedModel as they are stored, so an item keeps its
+bits. Rows that hold no item are left out; the others keep their order, which
+breaks ties between scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lintf.index.index import CODE_BLOCK, NO_ID, Index, code_rows
+from lintf.index.plan import Variant
+from lintf.index.schema import IndexSchema
+from lintf.index.served import SETTINGS_FILE, Batching
+from lintf.index.towers import RestoredTower
+
+# Where the index is in the checkpoint of a SavedModel.
+_STATE = "state"
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a SavedModel was made from.
+
+    Attributes:
+        index: The index.
+        towers: `query_tower` and `item_tower`, those that there are.
+        settings: The other arguments of `ServedIndex`, but for its build id.
+    """
+
+    index: Index
+    towers: Mapping[str, RestoredTower]
+    settings: Mapping[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All but the index and the build id, for `ServedIndex`."""
+        return {**self.settings, **self.towers}
+
+
+def restore(
+    path: str | os.PathLike[str], capacity: int | None = None
+) -> Restored:
+    """Reads a SavedModel that `ServedIndex.save` wrote.
+
+    Args:
+        path: Its directory.
+        capacity: Rows to allocate; None for as many as it had.
+
+    Raises:
+        ValueError: It is no such SavedModel, or its items do not fit.
+    """
+    path = pathlib.Path(path)
+    loaded, settings = load(path)
+    schema, old_capacity = _schema(loaded)
+    index = _filled(loaded.state, path, schema, capacity or old_capacity)
+    return Restored(index, towers(loaded), settings)
+
+
+def load(path: pathlib.Path) -> tuple[Any, dict[str, Any]]:
+    """Loads a SavedModel of `ServedIndex`.
+
+    Returns:
+        What TensorFlow makes of it, and `Restored.settings`.
+
+    Raises:
+        ValueError: It is no such SavedModel, or one without settings.
+    """
+    try:
+        data = json.loads((path / SETTINGS_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} must be a SavedModel that holds {SETTINGS_FILE}, and has "
+            "none: it is another model, or was exported before indexes could "
+            "be restored; export it again"
+        ) from None
+    if data["portable"]:
+        raise ValueError(
+            f"{path} is a portable index, which takes no updates; export it "
+            "with lintf's operations"
+        )
+    try:
+        loaded = tf.saved_model.load(os.fspath(path))
+    except (OSError, tf.errors.OpError) as error:
+        raise ValueError(f"cannot load the SavedModel {path}: {error}") from (
+            error
+        )
+    return loaded, _settings(data)
+
+
+def towers(loaded: Any) -> dict[str, RestoredTower]:
+    """The towers of a loaded SavedModel, by their argument of `ServedIndex`."""
+    found = {}
+    for side in ("query", "item"):
+        function = getattr(loaded, f"{side}_function", None)
+        if function is not None:
+            state = getattr(loaded, f"{side}_tower")
+            found[f"{side}_tower"] = RestoredTower(state, function)
+    return found
+
+
+def compact(index: Index) -> None:
+    """Moves items to the front, in their order, so that no row is a hole."""
+    rows = _rows_of(index, index.schema, index.id_text)
+    _fill(index, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """All items of an index, as they are stored.
+
+    Attributes:
+        by_variable: Rows by variable name, `[items, ...]`; codes by row.
+        texts: `[items]` the ids as text, where they are strings.
+        log_offsets: `[partitions]`.
+    """
+
+    by_variable: dict[str, np.ndarray]
+    texts: np.ndarray | None
+    log_offsets: np.ndarray
+
+
+def _settings(data: dict[str, Any]) -> dict[str, Any]:
+    batching = data["batching"]
+    return {
+        **data,
+        "variants": [Variant(**v) for v in data["variants"]],
+        "batching": batching and Batching(**batching),
+    }
+
+
+def _schema(loaded: Any) -> tuple[IndexSchema, int]:
+    """The schema and the capacity."""
+    stats = loaded.signatures["index_stats"](probe=tf.constant([0], tf.int64))
+    schema = IndexSchema.from_json(stats["schema"].numpy()[0])
+    return schema, int(stats["capacity"].numpy()[0])
+
+
+def _filled(
+    state: Any, path: pathlib.Path, schema: IndexSchema, capacity: int
+) -> Index:
+    texts = _Texts(path) if schema.id_dtype == "string" else None
+    rows = _rows_of(state, schema, texts)
+    count = len(rows.by_variable["ids"])
+    if count > capacity:
+        raise ValueError(
+            f"the capacity must be at least {count}, the number of items, got "
+            f"{capacity}"
+        )
+    index = Index(schema, capacity, log_partitions=len(rows.log_offsets))
+    _fill(index, rows)
+    return index
+
+
+class _Texts:
+    """The text of string ids from a checkpoint.
+
+    A loaded table can be looked up too, but only inside its own graph.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+        key = f"{_STATE}/id_text/.ATTRIBUTES/table"
+        keys = reader.get_tensor(f"{key}-keys").tolist()
+        values = reader.get_tensor(f"{key}-values").tolist()
+        self._texts = dict(zip(keys, values, strict=True))
+
+    def lookup(self, ids: np.ndarray) -> tf.Tensor:
+        return tf.constant([self._texts[i] for i in ids.tolist()], tf.string)
+
+
+def _rows_of(state: Any, schema: IndexSchema, id_text: Any) -> _Rows:
+    """The rows of an index, of its variables alone, or of a loaded one."""
+    count = int(state.num_rows.read_value())
+    ids = state.ids.read_value().numpy()[:count]
+    live = np.flatnonzero(ids != NO_ID)
+    rows = {
+        name: variable.read_value().numpy()[:count][live]
+        for name, variable in _variables(state, schema).items()
+    }
+    if schema.quantization is not None:
+        codes = code_rows(state.codes.read_value().numpy(), count)
+        rows["codes"] = codes[live]
+    texts = None
+    if schema.id_dtype == "string":
+        texts = id_text.lookup(ids[live]).numpy()
+    return _Rows(rows, texts, state.log_offsets.read_value().numpy())
+
+
+def _variables(state: Any, schema: IndexSchema) -> dict[str, Any]:
+    """The variables whose rows are items, but for codes."""
+    named = {"ids": state.ids}
+    if schema.dtype != "none":
+        named["embeddings"] = state.embeddings
+    if schema.dtype == "int8":
+        named["scales"] = state.scales
+    for attribute in schema.attributes:
+        named[f"attributes/{attribute.name}"] = state.attributes[attribute.name]
+    return named
+
+
+def _fill(index: Index, rows: _Rows) -> None:
+    """Makes rows all that an index holds."""
+    count = len(rows.by_variable["ids"])
+    empty = Index(index.schema, 1)
+    for name, variable in _variables(index, index.schema).items():
+        missing = _variables(empty, index.schema)[name].read_value().numpy()
+        values = np.repeat(missing, index.capacity, axis=0)
+        values[:count] = rows.by_variable[name]
+        variable.assign(values)
+    if index.codes is not None:
+        blocks, words, _ = index.codes.shape
+        codes = np.zeros([blocks * CODE_BLOCK, words], np.int64)
+        codes[:count] = rows.by_variable["codes"]
+        codes = codes.reshape(blocks, CODE_BLOCK, words).transpose(0, 2, 1)
+        index.codes.assign(codes)
+    if index.id_text is not None:
+        index.id_text.remove(index.id_text.export()[0])
+        index.id_text.insert(rows.by_variable["ids"], rows.texts)
+    index.num_rows.assign(count)
+    index.log_offsets.assign(rows.log_offsets)
+    index.resource.invalidate()

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Towers as they are saved with an index, and taken out of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+
+class RestoredTower(tf.Module):
+    """A tower of a loaded SavedModel: called like the one that was saved.
+
+    It may be saved with another index, any number of times in a row, without
+    the code that made it.
+
+    Attributes:
+        feature_specs: Input name -> `tf.TensorSpec` with a leading None.
+    """
+
+    feature_specs: dict[str, tf.TensorSpec]
+
+    def __init__(self, state: Any, function: Any):
+        """Takes a tower out of a loaded SavedModel.
+
+        Args:
+            state: What was the tower, of which variables and tables are left.
+            function: What `function` made of it.
+        """
+        super().__init__()
+        # What is tracked as before keeps its place in the checkpoint.
+        for name, child in state._trackable_children().items():
+            self._track_trackable(child, name)
+        # Calling the saved function itself would wrap it in another one.
+        (concrete,) = function.concrete_functions
+        (specs,), _ = concrete.structured_input_signature
+        self.__dict__["feature_specs"] = {
+            name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
+            for name, spec in sorted(specs.items())
+        }
+        # Not found by whoever looks for functions to save.
+        self.__dict__["_functions"] = lambda: (function, concrete)
+
+    @property
+    def saved_function(self) -> Any:
+        """The function that was saved, to be saved again as it is."""
+        return self._functions()[0]
+
+    def __call__(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """`{feature: [batch, ...]}` -> `[batch, dim]` float32."""
+        concrete = self._functions()[1]
+        return concrete({name: features[name] for name in self.feature_specs})
+
+
+def function(tower: Any) -> Any:
+    """A tower as a `tf.function` on a dict of features, to be saved.
+
+    Args:
+        tower: Called with a dict of tensors; has `feature_specs`.
+    """
+    if isinstance(tower, RestoredTower):
+        return tower.saved_function
+
+    def embed(features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return tf.cast(tower(dict(features)), tf.float32)
+
+    return tf.function(
+        embed, input_signature=[dict(tower.feature_specs)], autograph=False
+    )
