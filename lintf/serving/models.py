@@ -56,18 +56,38 @@ class Models:
         name = model_spec.name
         if not name:
             raise errors.empty_model_name()
-        version: int | None = None
-        choice = model_spec.WhichOneof("version_choice")
-        if choice == "version":
-            version = model_spec.version.value
-        elif choice == "version_label":
-            version = self._version_of_label(name, model_spec.version_label)
+        with contextlib.ExitStack() as stack:
+            choice = model_spec.WhichOneof("version_choice")
+            if choice == "version_label":
+                held = self._hold_label(stack, name, model_spec.version_label)
+            elif choice == "version":
+                held = self._hold(stack, name, model_spec.version.value)
+            else:
+                held = self._hold(stack, name, None)
+            yield held
+
+    def _hold(
+        self, stack: contextlib.ExitStack, name: str, version: int | None
+    ) -> tuple[int, Servable]:
         with self._lock:
             model = self._models.get(name)
         if model is None:
             raise errors.servable_not_found(name, version)
-        with model.acquire(version) as held:
-            yield held
+        return stack.enter_context(model.acquire(version))
+
+    def _hold_label(
+        self, stack: contextlib.ExitStack, name: str, label: str
+    ) -> tuple[int, Servable]:
+        version = self._version_of_label(name, label)
+        while True:
+            try:
+                return self._hold(stack, name, version)
+            except ServingError:
+                # The label may have moved, and its old version gone, since.
+                moved = self._version_of_label(name, label)
+                if moved == version:
+                    raise
+                version = moved
 
     def _version_of_label(self, name: str, label: str) -> int:
         with self._lock:

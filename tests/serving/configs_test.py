@@ -2,6 +2,7 @@
 """The files of serving_configs, and what the embedded server refuses."""
 
 import pathlib
+import re
 
 import grpc
 import pytest
@@ -95,7 +96,12 @@ def test_models_config():
     assert model.name == "movielens"
     found = {v: f"/models/movielens/{v}" for v in (1, 2, 3)}
     selected = model_config.select_versions(model.model_version_policy, found)
+    # The current version, and one that is being caught up.
     assert sorted(selected) == [2, 3]
+    text = (CONFIGS / "models.config").read_text(encoding="utf-8")
+    labels = re.search(r"# (version_labels .*)", text)[1]
+    model = text_format.Parse(labels, model_server_config_pb2.ModelConfig())
+    assert dict(model.version_labels) == {"current": 1}
 
 
 def test_batching_config():
