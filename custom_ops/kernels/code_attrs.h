@@ -81,6 +81,13 @@ class CodeAttrs {
     return samples;
   }
 
+  // The codes of items [count, dim].
+  std::vector<uint64_t> Encode(const float* items, int64_t count) const {
+    std::vector<uint64_t> codes(count * oporp_->config().words());
+    oporp_->EncodeBatch(items, count, codes.data());
+    return codes;
+  }
+
  private:
   std::optional<SignOporp> oporp_;
   CodeScoring scoring_ = CodeScoring::kAsymmetric;

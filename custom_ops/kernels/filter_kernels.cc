@@ -216,7 +216,7 @@ class FilterMaskOp : public OpKernel {
     FilterMasks masks;
     OP_REQUIRES_OK(ctx, InitMasks(programs, index, &masks));
 
-    const int64_t num_rows = index.num_rows();
+    const int64_t num_rows = index.state().num_rows();
     const int64_t words = (num_rows + kRowsPerWord - 1) / kRowsPerWord;
     Tensor* bits_output;
     OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 0, {batch, words}, &bits_output));

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "custom_ops/core/planner.h"
 #include "custom_ops/core/retrieval.h"
+#include "custom_ops/core/row_tables.h"
 #include "custom_ops/core/sign_oporp.h"
 #include "custom_ops/kernels/code_attrs.h"
 #include "custom_ops/kernels/index_resource.h"
@@ -88,10 +89,10 @@ class IndexStatsOp : public OpKernel {
     OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kRows));
     Tensor* rows;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({}), &rows));
-    rows->scalar<int64_t>()() = index.num_rows();
+    rows->scalar<int64_t>()() = index.state().num_rows();
     Tensor* live_rows;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({}), &live_rows));
-    live_rows->scalar<int64_t>()() = index.state().live_rows;
+    live_rows->scalar<int64_t>()() = index.state().live_rows();
   }
 };
 
@@ -260,9 +261,10 @@ class PlannerCostsOp : public OpKernel {
     IndexReader index;
     OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kItems));
     KnnInput input;
-    input.items = index.items();
-    input.num_rows = index.num_rows();
-    input.dim = code_attrs_.has_codes() ? code_attrs_.dim() : index.dim();
+    const RowTables& tables = index.tables();
+    input.items = tables.items;
+    input.num_rows = index.state().num_rows();
+    input.dim = code_attrs_.has_codes() ? code_attrs_.dim() : tables.dim;
     // What the queries are does not change what they cost.
     std::vector<float> queries(kQueries * input.dim);
     std::minstd_rand random(1);
@@ -273,11 +275,11 @@ class PlannerCostsOp : public OpKernel {
     CodeSide code;
     std::vector<float> samples;
     if (code_attrs_.has_codes()) {
-      OP_REQUIRES_OK(ctx, code_attrs_.Check(index.code_words(), input.dim));
+      OP_REQUIRES_OK(ctx, code_attrs_.Check(tables.code_words, input.dim));
       samples = code_attrs_.Project(queries.data(), kQueries);
       code.samples = samples.data();
-      code.codes = index.codes();
-      code.words = index.code_words();
+      code.codes = tables.codes;
+      code.words = tables.code_words;
       code.scoring = code_attrs_.scoring();
     }
     const std::vector<float> costs = MeasurePlannerCosts(input, code).ToList();

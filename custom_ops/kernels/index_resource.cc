@@ -13,29 +13,19 @@
 #include "absl/strings/str_cat.h"
 #include "custom_ops/core/huge_pages.h"
 #include "custom_ops/core/id_map.h"
-#include "custom_ops/core/mask_source.h"
+#include "custom_ops/core/index_state.h"
 #include "tensorflow/core/framework/tensor.h"
 
 namespace lintf {
 namespace {
 
-absl::Status Build(const int64_t* ids, int64_t num_rows, IndexState* state) {
-  const IdMap::Summary summary = state->row_of_id.Build(ids, num_rows);
-  if (summary.duplicates > 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "each row of the index must have an id of its own, but ",
-        summary.duplicates, " of ", num_rows, " rows repeat one: id ",
-        summary.duplicate_id, " is in rows ", summary.first_row, " and ",
-        summary.second_row, ". Build the index from items with unique ids."));
-  }
-  state->live_rows = summary.live_rows;
-  if (summary.live_rows == num_rows) return absl::OkStatus();
-  state->live.assign((num_rows + kRowsPerWord - 1) / kRowsPerWord, 0);
-  for (int64_t row = 0; row < num_rows; ++row) {
-    if (ids[row] == kNoId) continue;
-    state->live[row / kRowsPerWord] |= uint64_t{1} << (row % kRowsPerWord);
-  }
-  return absl::OkStatus();
+absl::Status CheckIds(const IdMap::Summary& ids, int64_t num_rows) {
+  if (ids.duplicates == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "each row of the index must have an id of its own, but ", ids.duplicates,
+      " of ", num_rows, " rows repeat one: id ", ids.duplicate_id,
+      " is in rows ", ids.first_row, " and ", ids.second_row,
+      ". Build the index from items with unique ids."));
 }
 
 }  // namespace
@@ -43,10 +33,11 @@ absl::Status Build(const int64_t* ids, int64_t num_rows, IndexState* state) {
 bool IndexResource::Find(const tensorflow::Tensor& ids, int64_t num_rows,
                          Entry* entry) const {
   std::shared_lock<std::shared_mutex> lock(mu_);
-  if (!valid_ || entry_.ids.data() != ids.data() ||
-      entry_.num_rows != num_rows) {
-    return false;
-  }
+  if (!valid_ || entry_.ids.data() != ids.data()) return false;
+  // Updates write the variable last.
+  const int64_t most =
+      entry_.state == nullptr ? entry_.num_rows : entry_.state->num_rows();
+  if (num_rows < entry_.num_rows || num_rows > most) return false;
   entry->status = entry_.status;
   entry->state = entry_.state;
   return true;
@@ -54,7 +45,7 @@ bool IndexResource::Find(const tensorflow::Tensor& ids, int64_t num_rows,
 
 absl::Status IndexResource::GetState(const tensorflow::Tensor& ids,
                                      int64_t num_rows,
-                                     std::shared_ptr<const IndexState>* state) {
+                                     std::shared_ptr<IndexState>* state) {
   Entry entry;
   if (Find(ids, num_rows, &entry)) {
     *state = entry.state;
@@ -66,10 +57,12 @@ absl::Status IndexResource::GetState(const tensorflow::Tensor& ids,
     *state = entry.state;
     return entry.status;
   }
-  auto built = std::make_shared<IndexState>();
+  entry.owns_ids = ids.RefCountIsOne();
   entry.ids = ids;
   entry.num_rows = num_rows;
-  entry.status = Build(ids.flat<int64_t>().data(), num_rows, built.get());
+  auto built = std::make_shared<IndexState>(ids.flat<int64_t>().data(),
+                                            num_rows, ids.NumElements());
+  entry.status = CheckIds(built->summary(), num_rows);
   if (entry.status.ok()) entry.state = std::move(built);
   *state = entry.state;
   const absl::Status status = entry.status;
@@ -77,6 +70,11 @@ absl::Status IndexResource::GetState(const tensorflow::Tensor& ids,
   entry_ = std::move(entry);
   valid_ = true;
   return status;
+}
+
+bool IndexResource::OwnsIds() const {
+  std::shared_lock<std::shared_mutex> lock(mu_);
+  return valid_ && entry_.owns_ids;
 }
 
 void IndexResource::PrepareTables(const std::vector<Table>& tables) {
@@ -107,14 +105,15 @@ void IndexResource::Invalidate() {
 std::string IndexResource::DebugString() const {
   std::shared_lock<std::shared_mutex> lock(mu_);
   if (!valid_) return "lintf index, not in use yet";
-  return absl::StrCat("lintf index of ", entry_.num_rows, " rows");
+  const int64_t rows =
+      entry_.state == nullptr ? entry_.num_rows : entry_.state->num_rows();
+  return absl::StrCat("lintf index of ", rows, " rows");
 }
 
 int64_t IndexResource::MemoryUsed() const {
   std::shared_lock<std::shared_mutex> lock(mu_);
   if (entry_.state == nullptr) return 0;
-  return entry_.state->row_of_id.MemoryUsed() +
-         static_cast<int64_t>(entry_.state->live.capacity() * sizeof(uint64_t));
+  return entry_.state->MemoryUsed();
 }
 
 }  // namespace lintf

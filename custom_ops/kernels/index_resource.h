@@ -12,24 +12,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "custom_ops/core/id_map.h"
+#include "custom_ops/core/index_state.h"
 #include "custom_ops/core/retrieval.h"
 #include "tensorflow/core/framework/resource_base.h"
 #include "tensorflow/core/framework/tensor.h"
 
 namespace lintf {
-
-// Made from the ids of the working set; immutable.
-struct IndexState {
-  IdMap row_of_id;
-  // A bit for each row, set where the row has an id; empty if all have one.
-  std::vector<uint64_t> live;
-  int64_t live_rows = 0;
-
-  const uint64_t* live_bits() const {
-    return live.empty() ? nullptr : live.data();
-  }
-};
 
 // Owns the state, makes it on first use, and notices when it is out of date.
 class IndexResource : public tensorflow::ResourceBase {
@@ -40,10 +28,15 @@ class IndexResource : public tensorflow::ResourceBase {
   // wait. FAILED_PRECONDITION if two rows have the same id.
   //
   // A state counts as out of date when the variable has another buffer (a
-  // restore, an assignment) or when the number of rows has changed. Writes in
-  // place must call `Invalidate`.
+  // restore, an assignment) or when the number of rows is none that updates
+  // have led to since it was made. Writes in place must call `Invalidate`,
+  // unless they keep the state up, as updates do.
   absl::Status GetState(const tensorflow::Tensor& ids, int64_t num_rows,
-                        std::shared_ptr<const IndexState>* state);
+                        std::shared_ptr<IndexState>* state);
+
+  // Whether the buffer of `ids`, which the state was made from, was nobody
+  // else's then, so that updates may write to it.
+  bool OwnsIds() const;
 
   // Forgets the state; the next use makes it again. The caller holds the lock
   // of the variable that it writes exclusively, so that no search is using a
@@ -79,9 +72,10 @@ class IndexResource : public tensorflow::ResourceBase {
   struct Entry {
     // Keeps the buffer alive, so that no other one can get its address.
     tensorflow::Tensor ids;
-    int64_t num_rows = 0;
+    bool owns_ids = false;
+    int64_t num_rows = 0;  // when the state was made
     absl::Status status;
-    std::shared_ptr<const IndexState> state;
+    std::shared_ptr<IndexState> state;
   };
 
   // True and the entry, if it is about these rows.

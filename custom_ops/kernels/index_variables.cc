@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
@@ -12,6 +13,8 @@
 #include "absl/strings/string_view.h"
 #include "custom_ops/core/column.h"
 #include "custom_ops/core/item_matrix.h"
+#include "custom_ops/core/racy_copy.h"
+#include "custom_ops/core/row_tables.h"
 #include "custom_ops/core/sign_oporp.h"
 #include "custom_ops/kernels/index_resource.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -158,11 +161,23 @@ absl::Status LookupVariable(OpKernelContext* ctx, const Tensor& input,
       "`", what, "` must be the handle of a variable: ", status.message()));
 }
 
-IndexReader::~IndexReader() {
-  for (Var* variable : locked_) variable->mu()->unlock_shared();
-}
+IndexReader::~IndexReader() { UnlockAll(); }
 
 absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
+  TF_RETURN_IF_ERROR(LookupVariables(ctx, parts));
+  for (;;) {
+    LockAll();
+    TF_RETURN_IF_ERROR(CheckAll());
+    if (embeddings_variable_ != nullptr) PrepareTables();
+    TF_RETURN_IF_ERROR(
+        index_->GetState(*ids_variable_->tensor(), num_rows_, &state_));
+    if (parts != Parts::kWrite || IsPrivate()) return absl::OkStatus();
+    UnlockAll();
+    TF_RETURN_IF_ERROR(MakePrivate(ctx));
+  }
+}
+
+absl::Status IndexReader::LookupVariables(OpKernelContext* ctx, Parts parts) {
   const Tensor* input;
   TF_RETURN_IF_ERROR(LookupIndex(ctx, &index_));
   TF_RETURN_IF_ERROR(ctx->input("ids", &input));
@@ -170,14 +185,15 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
   TF_RETURN_IF_ERROR(ctx->input("num_rows", &input));
   TF_RETURN_IF_ERROR(
       LookupVariable(ctx, *input, "num_rows", &num_rows_variable_));
-  if (parts == Parts::kItems || parts == Parts::kAll) {
+  const bool all = parts == Parts::kAll || parts == Parts::kWrite;
+  if (all || parts == Parts::kItems) {
     TF_RETURN_IF_ERROR(ctx->input("embeddings", &input));
     TF_RETURN_IF_ERROR(
         LookupVariable(ctx, *input, "embeddings", &embeddings_variable_));
     TF_RETURN_IF_ERROR(LookupOptional(ctx, "scales", &scales_variable_));
     TF_RETURN_IF_ERROR(LookupOptional(ctx, "codes", &codes_variable_));
   }
-  if (parts == Parts::kColumns || parts == Parts::kAll) {
+  if (all || parts == Parts::kColumns) {
     OpInputList inputs;
     TF_RETURN_IF_ERROR(ctx->input_list("columns", &inputs));
     column_variables_.resize(inputs.size());
@@ -187,19 +203,23 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
                                         &column_variables_[i]));
     }
   }
-  LockAll();
-  TF_RETURN_IF_ERROR(CheckAll());
-  if (embeddings_variable_ != nullptr) PrepareTables();
-  return index_->GetState(*ids_variable_->tensor(), num_rows_, &state_);
+  if (parts != Parts::kLog && parts != Parts::kWrite) return absl::OkStatus();
+  TF_RETURN_IF_ERROR(ctx->input("log_offsets", &input));
+  return LookupVariable(ctx, *input, "log_offsets", &log_offsets_variable_);
+}
+
+std::vector<Var*> IndexReader::AllVariables() const {
+  std::vector<Var*> all = {ids_variable_.get(), num_rows_variable_.get()};
+  for (const auto* variable : {&embeddings_variable_, &scales_variable_,
+                               &codes_variable_, &log_offsets_variable_}) {
+    if (*variable != nullptr) all.push_back(variable->get());
+  }
+  for (const auto& variable : column_variables_) all.push_back(variable.get());
+  return all;
 }
 
 void IndexReader::LockAll() {
-  std::vector<Var*> all = {ids_variable_.get(), num_rows_variable_.get()};
-  for (const auto* variable :
-       {&embeddings_variable_, &scales_variable_, &codes_variable_}) {
-    if (*variable != nullptr) all.push_back(variable->get());
-  }
-  for (auto& variable : column_variables_) all.push_back(variable.get());
+  std::vector<Var*> all = AllVariables();
   // By the mutex's address: TensorFlow's own order for locking several
   // variables. The same variable may be there twice, but must not be locked
   // twice.
@@ -211,6 +231,59 @@ void IndexReader::LockAll() {
     variable->mu()->lock_shared();
     locked_.push_back(variable);
   }
+}
+
+void IndexReader::UnlockAll() {
+  for (Var* variable : locked_) variable->mu()->unlock_shared();
+  locked_.clear();
+}
+
+bool IndexReader::IsPrivate() const {
+  for (Var* variable : AllVariables()) {
+    // The index itself holds the ids.
+    if (variable == ids_variable_.get()) continue;
+    if (!variable->tensor()->RefCountIsOne()) return false;
+  }
+  return index_->OwnsIds();
+}
+
+absl::Status IndexReader::MakePrivate(OpKernelContext* ctx) {
+  for (Var* variable : AllVariables()) {
+    ExclusiveVariableLock lock(variable);
+    if (variable == ids_variable_.get() && !index_->OwnsIds()) {
+      index_->Invalidate();
+      state_.reset();
+    } else if (variable == ids_variable_.get()) {
+      continue;
+    }
+    Tensor* const values = variable->tensor();
+    if (values->RefCountIsOne()) continue;
+    Tensor copy;
+    TF_RETURN_IF_ERROR(
+        ctx->allocate_temp(values->dtype(), values->shape(), &copy));
+    std::memcpy(copy.data(), values->data(), values->TotalBytes());
+    *values = copy;
+  }
+  return absl::OkStatus();
+}
+
+void IndexReader::StoreNumRows() const {
+  const int64_t num_rows = state_->num_rows();
+  StoreRacy(num_rows_variable_->tensor()->data(), &num_rows, sizeof(num_rows));
+}
+
+void IndexReader::StoreLogOffset(int64_t partition, int64_t offset) const {
+  int64_t* const offsets =
+      log_offsets_variable_->tensor()->flat<int64_t>().data();
+  StoreRacy(offsets + partition, &offset, sizeof(offset));
+}
+
+const int64_t* IndexReader::log_offsets() const {
+  return log_offsets_variable_->tensor()->flat<int64_t>().data();
+}
+
+int64_t IndexReader::num_partitions() const {
+  return log_offsets_variable_->tensor()->dim_size(0);
 }
 
 void IndexReader::PrepareTables() {
@@ -231,12 +304,14 @@ absl::Status IndexReader::CheckAll() {
   TF_RETURN_IF_ERROR(
       CheckVariable(*ids_variable_, ids, "ids", tensorflow::DT_INT64, 1));
   capacity_ = ids.dim_size(0);
-  ids_ = ids.flat<int64_t>().data();
+  tables_ = RowTables();
+  tables_.ids = ids.flat<int64_t>().data();
 
   const Tensor& num_rows = *num_rows_variable_->tensor();
   TF_RETURN_IF_ERROR(CheckVariable(*num_rows_variable_, num_rows, "num_rows",
                                    tensorflow::DT_INT64, 0));
-  num_rows_ = num_rows.scalar<int64_t>()();
+  // Updates may write it meanwhile.
+  LoadRacy(&num_rows_, num_rows.data(), sizeof(num_rows_));
   if (num_rows_ < 0 || num_rows_ > capacity_) {
     return absl::InvalidArgumentError(
         absl::StrCat("`num_rows` must be in [0, ", capacity_,
@@ -246,6 +321,11 @@ absl::Status IndexReader::CheckAll() {
   if (embeddings_variable_ != nullptr) {
     TF_RETURN_IF_ERROR(CheckEmbeddings());
     TF_RETURN_IF_ERROR(CheckCodes());
+  }
+  if (log_offsets_variable_ != nullptr) {
+    TF_RETURN_IF_ERROR(CheckVariable(*log_offsets_variable_,
+                                     *log_offsets_variable_->tensor(),
+                                     "log_offsets", tensorflow::DT_INT64, 1));
   }
   return CheckColumns();
 }
@@ -258,7 +338,7 @@ absl::Status IndexReader::CheckEmbeddings() {
   const Tensor& embeddings = *embeddings_variable_->tensor();
   TF_RETURN_IF_ERROR(CheckVariable(*embeddings_variable_, embeddings,
                                    "embeddings", embeddings.dtype(), 2));
-  if (!ElementTypeOf(embeddings.dtype(), &items_.type)) {
+  if (!ElementTypeOf(embeddings.dtype(), &tables_.items.type)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the variable `embeddings` must be float, bfloat16, half or int8 (or "
         "that of the codes), got ",
@@ -270,9 +350,9 @@ absl::Status IndexReader::CheckEmbeddings() {
                      ", dim], as many rows as `ids`, got ",
                      embeddings.shape().DebugString()));
   }
-  dim_ = embeddings.dim_size(1);
-  items_.data = embeddings.data();
-  const bool scaled = items_.type == ElementType::kInt8;
+  tables_.dim = embeddings.dim_size(1);
+  tables_.items.data = embeddings.data();
+  const bool scaled = tables_.items.type == ElementType::kInt8;
   if (scaled != (scales_variable_ != nullptr)) {
     return absl::InvalidArgumentError(
         absl::StrCat("`scales` must be given with embeddings of int8 and with "
@@ -281,10 +361,10 @@ absl::Status IndexReader::CheckEmbeddings() {
                      tensorflow::DataTypeString(embeddings.dtype())));
   }
   if (!scaled) return absl::OkStatus();
-  if (dim_ > kMaxInt8Dim) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("embeddings of int8 must have at most ", kMaxInt8Dim,
-                     " dimensions, or their sums would overflow, got ", dim_));
+  if (tables_.dim > kMaxInt8Dim) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "embeddings of int8 must have at most ", kMaxInt8Dim,
+        " dimensions, or their sums would overflow, got ", tables_.dim));
   }
   const Tensor& scales = *scales_variable_->tensor();
   TF_RETURN_IF_ERROR(CheckVariable(*scales_variable_, scales, "scales",
@@ -294,7 +374,7 @@ absl::Status IndexReader::CheckEmbeddings() {
         "the variable `scales` must have shape [", capacity_,
         "], as many rows as `ids`, got ", scales.shape().DebugString()));
   }
-  items_.scales = scales.flat<float>().data();
+  tables_.items.scales = scales.flat<float>().data();
   return absl::OkStatus();
 }
 
@@ -312,13 +392,13 @@ absl::Status IndexReader::CheckCodes() {
                      kCodeBlockRows, " rows for a capacity of ", capacity_,
                      ", got ", codes.shape().DebugString()));
   }
-  codes_ = static_cast<const uint64_t*>(codes.data());
-  code_words_ = codes.dim_size(1);
+  tables_.codes = static_cast<const uint64_t*>(codes.data());
+  tables_.code_words = codes.dim_size(1);
   return absl::OkStatus();
 }
 
 absl::Status IndexReader::CheckColumns() {
-  columns_.resize(column_variables_.size());
+  tables_.columns.resize(column_variables_.size());
   for (size_t i = 0; i < column_variables_.size(); ++i) {
     const Tensor& values = *column_variables_[i]->tensor();
     const std::string what = absl::StrCat("columns[", i, "]");
@@ -332,15 +412,15 @@ absl::Status IndexReader::CheckColumns() {
           capacity_, ", width], as many rows as `ids`, got ",
           values.shape().DebugString()));
     }
-    if (!ColumnTypeOf(values.dtype(), &columns_[i].type)) {
+    if (!ColumnTypeOf(values.dtype(), &tables_.columns[i].type)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "the variable `", what,
           "` must be int8, int16, int64, uint8, uint16, uint32, uint64 or "
           "float, got ",
           tensorflow::DataTypeString(values.dtype())));
     }
-    columns_[i].width = rank == 2 ? values.dim_size(1) : 1;
-    columns_[i].data = values.data();
+    tables_.columns[i].width = rank == 2 ? values.dim_size(1) : 1;
+    tables_.columns[i].data = values.data();
   }
   return absl::OkStatus();
 }

@@ -11,7 +11,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "custom_ops/core/column.h"
+#include "custom_ops/core/index_state.h"
 #include "custom_ops/core/item_matrix.h"
+#include "custom_ops/core/row_tables.h"
 #include "custom_ops/kernels/index_resource.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_var.h"
@@ -54,9 +56,10 @@ class ExclusiveVariableLock {
   tensorflow::Var* const variable_;
 };
 
-// One consistent read of an index. From `Open` until it goes out of scope it
-// holds the lock of every variable, shared: searches run side by side, and
-// whoever replaces or rewrites a variable waits. Never copies a variable, and
+// The variables of an index in place. From `Open` until it goes out of scope it
+// holds the lock of every variable, shared: searches and updates run side by
+// side, and whoever replaces a variable waits. How searches get along with
+// updates is in core/live_search.h. Never copies a variable that is read, and
 // leaves its copy-on-read mode as it is.
 class IndexReader {
  public:
@@ -66,32 +69,43 @@ class IndexReader {
   ~IndexReader();
 
   // What an op reads besides `index`, `ids` and `num_rows`.
-  enum class Parts : uint8_t { kRows, kColumns, kItems, kAll };
+  enum class Parts : uint8_t { kRows, kColumns, kItems, kAll, kLog, kWrite };
 
   // Reads the inputs of the op: with kColumns also `columns`, with kItems also
-  // `embeddings`, `scales` and `codes`. Checks that they fit together.
+  // `embeddings`, `scales` and `codes`, with kAll all of these, with kLog
+  // `log_offsets`. Checks that they fit together. With kWrite it is everything,
+  // and the variables' buffers are nobody else's from then on.
   absl::Status Open(tensorflow::OpKernelContext* ctx, Parts parts);
 
-  int64_t num_rows() const { return num_rows_; }
   int64_t capacity() const { return capacity_; }
-  const int64_t* ids() const { return ids_; }
-  // [capacity, dim]; without data if the index has codes alone.
-  const ItemMatrix& items() const { return items_; }
-  // Of the items; 0 if the index has codes alone.
-  int64_t dim() const { return dim_; }
-  // As core/sign_oporp.h lays them out; null if the index has none.
-  const uint64_t* codes() const { return codes_; }
-  int64_t code_words() const { return code_words_; }
-  // In the order of the input; only with columns.
-  const std::vector<Column>& columns() const { return columns_; }
+  // Views of [capacity] rows; what the op does not read is missing. The
+  // dimension is 0 if the index has codes alone; columns are in the order of
+  // the input.
+  const RowTables& tables() const { return tables_; }
   const tensorflow::Tensor& column_tensor(int i) const {
     return *column_variables_[i]->tensor();
   }
   const IndexState& state() const { return *state_; }
   IndexResource& resource() const { return *index_; }
 
+  // With kLog or kWrite.
+  const int64_t* log_offsets() const;
+  int64_t num_partitions() const;
+
+  // With kWrite: what the caller changes while it holds the state's write_mu.
+  IndexState* mutable_state() const { return state_.get(); }
+  // Sets the variable to the state's number of rows.
+  void StoreNumRows() const;
+  void StoreLogOffset(int64_t partition, int64_t offset) const;
+
  private:
+  absl::Status LookupVariables(tensorflow::OpKernelContext* ctx, Parts parts);
+  std::vector<tensorflow::Var*> AllVariables() const;
   void LockAll();
+  void UnlockAll();
+  // Gives each variable whose buffer someone else holds a copy of its own.
+  absl::Status MakePrivate(tensorflow::OpKernelContext* ctx);
+  bool IsPrivate() const;
   void PrepareTables();
   absl::Status CheckAll();
   absl::Status CheckEmbeddings();
@@ -104,18 +118,14 @@ class IndexReader {
   tensorflow::core::RefCountPtr<tensorflow::Var> embeddings_variable_;
   tensorflow::core::RefCountPtr<tensorflow::Var> scales_variable_;
   tensorflow::core::RefCountPtr<tensorflow::Var> codes_variable_;
+  tensorflow::core::RefCountPtr<tensorflow::Var> log_offsets_variable_;
   std::vector<tensorflow::core::RefCountPtr<tensorflow::Var>> column_variables_;
   std::vector<tensorflow::Var*> locked_;
 
-  int64_t num_rows_ = 0;
+  int64_t num_rows_ = 0;  // the variable's
   int64_t capacity_ = 0;
-  int64_t dim_ = 0;
-  const int64_t* ids_ = nullptr;
-  ItemMatrix items_;
-  const uint64_t* codes_ = nullptr;
-  int64_t code_words_ = 0;
-  std::vector<Column> columns_;
-  std::shared_ptr<const IndexState> state_;
+  RowTables tables_;
+  std::shared_ptr<IndexState> state_;
 };
 
 }  // namespace lintf

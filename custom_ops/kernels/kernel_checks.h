@@ -53,19 +53,24 @@ inline absl::Status CheckPrograms(const tensorflow::Tensor& programs) {
       programs.shape().DebugString()));
 }
 
+// What is wrong with program `program`.
+inline absl::Status BadProgram(int64_t program, const std::string& error) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("program ", program, ": ", error,
+                   ". Make programs with Lintf>CompileFilter and the schema "
+                   "of this index."));
+}
+
 // Decodes the programs over the index; `index` must outlive `masks`.
 inline absl::Status InitMasks(const tensorflow::Tensor& programs,
                               const IndexReader& index, FilterMasks* masks) {
   int64_t bad = -1;
-  const std::string error =
-      masks->Init(programs.flat<int64_t>().data(), programs.dim_size(0),
-                  programs.dim_size(1), &index.columns(), index.ids(),
-                  index.state().live_bits(), &index.state().row_of_id, &bad);
+  const std::string error = masks->Init(
+      programs.flat<int64_t>().data(), programs.dim_size(0),
+      programs.dim_size(1), &index.tables().columns, index.tables().ids,
+      index.state().live_bits(), &index.state().row_of_id(), &bad);
   if (error.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("program ", bad, ": ", error,
-                   ". Make programs with Lintf>CompileFilter and the schema "
-                   "of this index."));
+  return BadProgram(bad, error);
 }
 
 }  // namespace lintf

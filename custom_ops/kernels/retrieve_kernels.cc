@@ -11,12 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "custom_ops/core/column.h"
-#include "custom_ops/core/filter_eval.h"
-#include "custom_ops/core/id_map.h"
 #include "custom_ops/core/item_encoding.h"
-#include "custom_ops/core/item_matrix.h"
+#include "custom_ops/core/live_search.h"
 #include "custom_ops/core/masked_knn.h"
 #include "custom_ops/core/retrieval.h"
+#include "custom_ops/core/row_tables.h"
 #include "custom_ops/core/vectors.h"
 #include "custom_ops/kernels/code_attrs.h"
 #include "custom_ops/kernels/index_variables.h"
@@ -122,18 +121,17 @@ struct ReturnedColumns {
     return absl::OkStatus();
   }
 
-  // Allocates output `output`, of shape `leading` and the column's width, and
-  // fills it with what value `i` is in each of `rows`; -1 is no row.
-  absl::Status Gather(OpKernelContext* ctx, const IndexReader& index, size_t i,
-                      int output, absl::Span<const int64_t> leading,
-                      const int64_t* rows) const {
-    if (columns[i] < 0 ||
-        columns[i] >= static_cast<int64_t>(index.columns().size())) {
+  // Allocates output `output` for value `i` of rows: of shape `leading` and the
+  // column's width.
+  absl::Status Allocate(OpKernelContext* ctx, const IndexReader& index,
+                        size_t i, int output, absl::Span<const int64_t> leading,
+                        Tensor** values) const {
+    const std::vector<Column>& all = index.tables().columns;
+    if (columns[i] < 0 || columns[i] >= static_cast<int64_t>(all.size())) {
       return absl::InvalidArgumentError(
-          absl::StrCat("returned columns must be in [0, ",
-                       index.columns().size(), "), got ", columns[i]));
+          absl::StrCat("returned columns must be in [0, ", all.size(),
+                       "), got ", columns[i]));
     }
-    const Column& column = index.columns()[columns[i]];
     const Tensor& variable = index.column_tensor(columns[i]);
     if (variable.dtype() != types[i]) {
       return absl::InvalidArgumentError(
@@ -144,23 +142,22 @@ struct ReturnedColumns {
                        tensorflow::DataTypeString(variable.dtype())));
     }
     std::vector<int64_t> shape(leading.begin(), leading.end());
-    if (variable.dims() == 2) shape.push_back(column.width);
-    Tensor* values;
-    TF_RETURN_IF_ERROR(AllocateOutput(ctx, output, shape, &values));
-    int64_t num_rows = 1;
-    for (const int64_t dim : leading) num_rows *= dim;
-    const int64_t row_bytes = column.width * ColumnTypeSize(column.type);
-    char* out = static_cast<char*>(values->data());
-    for (int64_t r = 0; r < num_rows; ++r, out += row_bytes) {
-      if (rows[r] < 0) {
-        missing[i].Write(column.width, out);
-      } else {
-        std::memcpy(out,
-                    static_cast<const char*>(column.data) + rows[r] * row_bytes,
-                    row_bytes);
-      }
+    if (variable.dims() == 2) shape.push_back(all[columns[i]].width);
+    return AllocateOutput(ctx, output, shape, values);
+  }
+
+  // Writes what stands for missing to value `i` where there is no row (-1).
+  void FillMissing(size_t i, const Tensor& rows, Tensor* values) const {
+    const int64_t num_rows = rows.NumElements();
+    if (values->NumElements() == 0) return;
+    const int64_t width = values->NumElements() / num_rows;
+    const int64_t row_bytes =
+        static_cast<int64_t>(values->TotalBytes()) / num_rows;
+    char* const out = static_cast<char*>(values->data());
+    for (int64_t r = 0; r < num_rows; ++r) {
+      if (rows.flat<int64_t>()(r) >= 0) continue;
+      missing[i].Write(width, out + r * row_bytes);
     }
-    return absl::OkStatus();
   }
 };
 
@@ -207,9 +204,6 @@ class RetrieveOp : public OpKernel {
     IndexReader index;
     OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kAll));
     OP_REQUIRES_OK(ctx, CheckIndex(index, queries));
-    FilterMasks masks;
-    OP_REQUIRES_OK(ctx, InitMasks(programs, index, &masks));
-
     Tensor* ids;
     OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 0, {batch, k_}, &ids));
     Tensor* scores;
@@ -218,61 +212,72 @@ class RetrieveOp : public OpKernel {
     OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 2, {batch}, &num_results));
     Tensor* rows;
     OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 3, {batch, k_}, &rows));
-    int64_t* const row = rows->flat<int64_t>().data();
-
-    if (batch > 0) {
-      RetrievalInput input;
-      std::vector<float> normalized;
-      std::vector<float> samples;
-      input.knn.queries = Queries(queries, &normalized);
-      input.knn.num_queries = batch;
-      input.knn.items = index.items();
-      input.knn.num_rows = index.num_rows();
-      input.knn.dim = queries.dim_size(1);
-      input.knn.metric = metric_;
-      input.knn.k = k_;
-      input.algorithm = algorithm_;
-      if (code_attrs_.has_codes() && algorithm_ != Algorithm::kMasked &&
-          algorithm_ != Algorithm::kPrefiltered) {
-        samples = code_attrs_.Project(input.knn.queries, batch);
-        input.code.samples = samples.data();
-        input.code.codes = index.codes();
-        input.code.words = index.code_words();
-        input.code.scoring = code_attrs_.scoring();
-        input.code.shortlist = shortlist_;
-      }
-      const std::string error =
-          PlannerCosts::FromList(costs_, index.items().type, &input.costs);
-      OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(error));
-      KnnOutput output;
-      output.scores = scores->flat<float>().data();
-      output.rows = row;
-      output.counts = num_results->flat<int32_t>().data();
-      index.resource().CountSearches(
-          RetrieveRows(input, masks, masks.mask_of_program().data(),
-                       TensorFlowParallel(ctx), output));
+    LiveOutput output;
+    std::vector<Tensor*> values(returned_.columns.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+      OP_REQUIRES_OK(ctx, returned_.Allocate(ctx, index, i, 4 + i, {batch, k_},
+                                             &values[i]));
+      output.columns.push_back(values[i]->data());
     }
-    int64_t* const id = ids->flat<int64_t>().data();
-    for (int64_t i = 0; i < ids->NumElements(); ++i) {
-      id[i] = row[i] < 0 ? kNoId : index.ids()[row[i]];
-    }
-    for (size_t i = 0; i < returned_.columns.size(); ++i) {
-      OP_REQUIRES_OK(ctx,
-                     returned_.Gather(ctx, index, i, 4 + i, {batch, k_}, row));
+    if (batch == 0) return;
+    output.scores = scores->flat<float>().data();
+    output.rows = rows->flat<int64_t>().data();
+    output.counts = num_results->flat<int32_t>().data();
+    output.ids = ids->flat<int64_t>().data();
+    OP_REQUIRES_OK(ctx, Search(ctx, queries, programs, index, output));
+    for (size_t i = 0; i < values.size(); ++i) {
+      returned_.FillMissing(i, *rows, values[i]);
     }
   }
 
  private:
+  absl::Status Search(OpKernelContext* ctx, const Tensor& queries,
+                      const Tensor& programs, const IndexReader& index,
+                      const LiveOutput& output) const {
+    LiveQuery query;
+    query.programs = programs.flat<int64_t>().data();
+    query.words_per_program = programs.dim_size(1);
+    query.returned_columns = returned_.columns;
+    RetrievalInput& input = query.retrieval;
+    std::vector<float> normalized;
+    std::vector<float> samples;
+    const int64_t batch = queries.dim_size(0);
+    input.knn.queries = Queries(queries, &normalized);
+    input.knn.num_queries = batch;
+    input.knn.dim = queries.dim_size(1);
+    input.knn.metric = metric_;
+    input.knn.k = k_;
+    input.algorithm = algorithm_;
+    if (code_attrs_.has_codes() && algorithm_ != Algorithm::kMasked &&
+        algorithm_ != Algorithm::kPrefiltered) {
+      samples = code_attrs_.Project(input.knn.queries, batch);
+      input.code.samples = samples.data();
+      input.code.scoring = code_attrs_.scoring();
+      input.code.shortlist = shortlist_;
+    }
+    std::string error =
+        PlannerCosts::FromList(costs_, index.tables().items.type, &input.costs);
+    if (!error.empty()) return absl::InvalidArgumentError(error);
+    RetrievalCounts counts;
+    int64_t bad_program = -1;
+    error = SearchLive(index.tables(), index.state(), query,
+                       TensorFlowParallel(ctx), output, &counts, &bad_program);
+    if (!error.empty()) return BadProgram(bad_program, error);
+    index.resource().CountSearches(counts);
+    return absl::OkStatus();
+  }
+
   // The queries, the embeddings and the codes must fit each other.
   absl::Status CheckIndex(const IndexReader& index,
                           const Tensor& queries) const {
-    const bool has_items = index.items().data != nullptr;
+    const RowTables& tables = index.tables();
+    const bool has_items = tables.items.data != nullptr;
     if (!has_items && (algorithm_ == Algorithm::kMasked ||
                        algorithm_ == Algorithm::kPrefiltered)) {
       return absl::InvalidArgumentError(
           "`algorithm` must be auto or quantized for an index of codes alone");
     }
-    const int64_t dim = has_items ? index.dim() : code_attrs_.dim();
+    const int64_t dim = has_items ? tables.dim : code_attrs_.dim();
     if (queries.dim_size(1) != dim) {
       return absl::InvalidArgumentError(
           absl::StrCat("`queries` must have shape [batch, ", dim,
@@ -280,7 +285,7 @@ class RetrieveOp : public OpKernel {
                        queries.shape().DebugString()));
     }
     if (!code_attrs_.has_codes()) return absl::OkStatus();
-    return code_attrs_.Check(index.code_words(), dim);
+    return code_attrs_.Check(tables.code_words, dim);
   }
 
   // The queries as they are scored; in `normalized` if they are changed.
@@ -330,8 +335,9 @@ class LookupOp : public OpKernel {
 
     IndexReader index;
     OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kAll));
-    const ItemMatrix& items = index.items();
-    const int64_t dim = items.data != nullptr ? index.dim() : dim_;
+    const RowTables& tables = index.tables();
+    const bool has_items = tables.items.data != nullptr;
+    const int64_t dim = has_items ? tables.dim : dim_;
     const int num_values = static_cast<int>(returned_.types.size());
     Tensor* embeddings;
     OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 0, {batch, dim}, &embeddings));
@@ -339,19 +345,30 @@ class LookupOp : public OpKernel {
     OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 1 + num_values, {batch}, &found));
     Tensor* rows;
     OP_REQUIRES_OK(ctx, AllocateOutput(ctx, 2 + num_values, {batch}, &rows));
+    std::vector<Tensor*> values(num_values);
+    for (int i = 0; i < num_values; ++i) {
+      OP_REQUIRES_OK(
+          ctx, returned_.Allocate(ctx, index, i, 1 + i, {batch}, &values[i]));
+    }
     int64_t* const row = rows->flat<int64_t>().data();
     float* embedding = embeddings->flat<float>().data();
+    RowCopies copy(tables, 1);
     for (int64_t i = 0; i < batch; ++i, embedding += dim) {
-      row[i] = index.state().row_of_id.RowOf(id[i]);
+      row[i] = LookupLive(tables, index.state(), id[i], 0, &copy);
       found->flat<bool>()(i) = row[i] >= 0;
-      if (row[i] >= 0 && items.data != nullptr) {
-        DecodeRow(items, row[i], dim, embedding);
+      if (row[i] >= 0 && has_items) {
+        DecodeRow(copy.tables().items, 0, dim, embedding);
       } else {
         std::fill_n(embedding, dim, 0.0f);
       }
+      for (int v = 0; row[i] >= 0 && v < num_values; ++v) {
+        const int64_t bytes = tables.column_bytes(v);
+        std::memcpy(static_cast<char*>(values[v]->data()) + i * bytes,
+                    copy.tables().columns[v].data, bytes);
+      }
     }
     for (int i = 0; i < num_values; ++i) {
-      OP_REQUIRES_OK(ctx, returned_.Gather(ctx, index, i, 1 + i, {batch}, row));
+      returned_.FillMissing(i, *rows, values[i]);
     }
   }
 

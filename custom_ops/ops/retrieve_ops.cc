@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/ops/index_shapes.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/framework/types.h"
@@ -16,41 +17,6 @@ using tensorflow::DataType;
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
-
-// The dimension of the `embeddings` variable behind a handle, where known.
-absl::Status EmbeddingDim(InferenceContext* c, int input,
-                          DimensionHandle* dim) {
-  *dim = c->UnknownDim();
-  const auto* variable = c->input_handle_shapes_and_types(input);
-  if (variable == nullptr || variable->size() != 1) return absl::OkStatus();
-  // An index of codes alone names its codes here.
-  if ((*variable)[0].dtype == tensorflow::DT_INT64) return absl::OkStatus();
-  ShapeHandle shape;
-  TF_RETURN_IF_ERROR(c->WithRank((*variable)[0].shape, 2, &shape));
-  *dim = c->Dim(shape, 1);
-  return absl::OkStatus();
-}
-
-// Merges `dim` with the attribute `dim`, where that is given.
-absl::Status MergeDimAttr(InferenceContext* c, DimensionHandle* dim) {
-  int64_t given;
-  TF_RETURN_IF_ERROR(c->GetAttr("dim", &given));
-  if (given == 0) return absl::OkStatus();
-  return c->Merge(*dim, c->MakeDim(given), dim);
-}
-
-// `scales` and `codes` are one variable each, or none.
-absl::Status CheckOptional(InferenceContext* c) {
-  for (const char* name : {"num_scales", "num_codes"}) {
-    int64_t count;
-    TF_RETURN_IF_ERROR(c->GetAttr(name, &count));
-    if (count > 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("`", name, "` must be 0 or 1, got ", count));
-    }
-  }
-  return absl::OkStatus();
-}
 
 // The shape of values from the column behind a handle: `leading`, and the
 // column's width where the variable has rank 2.
@@ -72,14 +38,6 @@ absl::Status ColumnValues(InferenceContext* c, int input, DataType dtype,
   TF_RETURN_IF_ERROR(c->WithRankAtMost(shape, 2, &row));
   TF_RETURN_IF_ERROR(c->Subshape(shape, 1, &row));
   return c->Concatenate(leading, row, values);
-}
-
-absl::Status CheckHandles(InferenceContext* c, int first) {
-  ShapeHandle unused;
-  for (int i = first; i < c->num_inputs(); ++i) {
-    TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &unused));
-  }
-  return absl::OkStatus();
 }
 
 // `name` must have an entry for each of `count` values, or none at all.

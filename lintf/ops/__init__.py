@@ -19,19 +19,23 @@ from lintf.ops.index import (
 from lintf.ops.knn import Neighbors, masked_knn, prefiltered_knn
 from lintf.ops.lookup import LookedUp, lookup
 from lintf.ops.retrieve import Retrieved, retrieve
+from lintf.ops.update import LogPosition, Updated, log_offsets, update
 
 __all__ = [
     "FilterMask",
     "IndexResource",
     "IndexStats",
+    "LogPosition",
     "LookedUp",
     "Neighbors",
     "Retrieved",
+    "Updated",
     "assign_codes",
     "assign_rows",
     "compile_filter",
     "filter_mask",
     "index_stats",
+    "log_offsets",
     "lookup",
     "masked_knn",
     "planner_costs",
@@ -40,4 +44,5 @@ __all__ = [
     "retrieve",
     "sign_oporp",
     "sign_oporp_signs",
+    "update",
 ]
