@@ -157,7 +157,7 @@ def to_change(
     ... # doctest: +ELLIPSIS
     Change(id=7, delete=True, ..., partition=0, previous_offset=4, offset=5)
     """
-    position = {
+    position: dict[str, Any] = {
         "partition": record.partition,
         "previous_offset": previous_offset,
         "offset": record.offset,
