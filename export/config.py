@@ -401,6 +401,72 @@ class BatchingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class UpdateConfig:
+    """Live updates of the served index.
+
+    Attributes:
+        enabled: False makes a read-only index: one without the signatures
+            that change it.
+        max_request_rows: Most changes of one request.
+    """
+
+    enabled: bool = True
+    max_request_rows: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.max_request_rows < 1:
+            raise ValueError(
+                "`max_request_rows` must be at least 1, got "
+                f"{self.max_request_rows}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """The change log that the served index follows.
+
+    Attributes:
+        partitions: Of the log; by default as many as there are `offsets`,
+            or 1.
+        offsets: The last record of each partition that the items already
+            hold; by default -1, none.
+    """
+
+    partitions: int | None = None
+    offsets: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.partitions is not None and self.partitions < 1:
+            raise ValueError(
+                f"`partitions` must be at least 1, got {self.partitions}"
+            )
+        offsets = self.offsets
+        if offsets is None:
+            return
+        if len(offsets) != (self.partitions or len(offsets)) or not offsets:
+            raise ValueError(
+                "`offsets` must have one entry for each of the "
+                f"{self.partitions or 'partitions, at least 1'}, got "
+                f"{len(offsets)}"
+            )
+        if min(offsets) < -1 or max(offsets) >= 1 << 63:
+            raise ValueError(
+                "`offsets` must be -1 (nothing) or offsets of the log, got "
+                f"{list(offsets)}"
+            )
+
+    def initial_offsets(self) -> tuple[int, ...]:
+        """The offsets that the index starts with, one a partition.
+
+        >>> LogConfig(partitions=2).initial_offsets()
+        (-1, -1)
+        """
+        if self.offsets is not None:
+            return self.offsets
+        return (-1,) * (self.partitions or 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class LimitsConfig:
     """What one filter may cost; the defaults are those of `FilterLimits`."""
 
@@ -478,6 +544,8 @@ class JobConfig:
     retrieve: RetrieveConfig = RetrieveConfig()
     filter_limits: LimitsConfig = LimitsConfig()
     batching: BatchingConfig | None = None
+    update: UpdateConfig = UpdateConfig()
+    log: LogConfig = LogConfig()
     fill: FillConfig = FillConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     projector: ProjectorConfig = ProjectorConfig()

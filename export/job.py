@@ -30,10 +30,13 @@ from export.projector import write_projector
 from export.warmup import write_warmup
 from export.workdir import WorkDir
 from lintf import ops
+from lintf.index.batching import Batching
 from lintf.index.index import Index
 from lintf.index.plan import Plan, Variant, check_portable
 from lintf.index.schema import IndexSchema
-from lintf.index.served import Batching, ServedIndex
+from lintf.index.served import ServedIndex
+from lintf.index.signatures import ID
+from lintf.index.updates import check_item_tower
 
 Ops = Literal["native", "portable"]
 
@@ -111,7 +114,11 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     if config.quantization is not None and schema.quantization is None:
         _say("A portable index searches exactly: it gets no codes")
     memory.check(schema, capacity)
-    index = Index(schema, capacity)
+    if config.update.enabled and request.ops == "native":
+        _check_item_features(config, item_tower, schema)
+    offsets = config.log.initial_offsets()
+    index = Index(schema, capacity, log_partitions=len(offsets))
+    index.log_offsets.assign(offsets)
     logs = work.tensorboard / build_id[:8]
     _say(
         f"Filling the index: {found.num_rows:,} items, "
@@ -141,7 +148,8 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
         recall.check(reports)
     on_event("measured")
     unfinished = publish.unfinished_directory(request.output_dir, work.path)
-    _save(request, index, query_tower, build_id, reports, unfinished)
+    both = {"query_tower": query_tower, "item_tower": item_tower}
+    _save(request, index, both, build_id, reports, unfinished)
     _write_job(work.job_file, config, prepared)
     _verify(unfinished, work.job_file)
     on_event("verified")
@@ -227,6 +235,31 @@ def _schema(request: Request, found: Scan, dim: int) -> IndexSchema:
     if request.ops == "portable":
         check_portable(schema)
     return schema
+
+
+def _check_item_features(
+    config: JobConfig,
+    item_tower: towers.LoadedTower | None,
+    schema: IndexSchema,
+) -> None:
+    """Checks that the item tower's features can be inputs of `update`."""
+    if item_tower is None:
+        return
+    try:
+        check_item_tower(item_tower, schema)
+        if ID in item_tower.feature_specs:
+            column = config.items.features.get(ID, ID)
+            if column != config.items.id:
+                raise ValueError(
+                    f"the item tower's feature {ID!r} must be the item's id, "
+                    f"of the column {config.items.id!r}, but it is read from "
+                    f"{column!r}"
+                )
+    except ValueError as error:
+        raise JobError(
+            f"the index cannot take raw features in updates: {error}; rename "
+            "the feature, or set update.enabled to false"
+        ) from error
 
 
 def _plans(request: Request, schema: IndexSchema) -> dict[str, Plan]:
@@ -335,7 +368,7 @@ def _planner_costs(index: Index, plans: Mapping[str, Plan]) -> list[float]:
 def _save(
     request: Request,
     index: Index,
-    query_tower: towers.LoadedTower | None,
+    both: Mapping[str, towers.LoadedTower | None],
     build_id: str,
     reports: Sequence[recall.Report],
     path: pathlib.Path,
@@ -352,7 +385,7 @@ def _save(
     main = plans.pop("retrieve")
     served = ServedIndex(
         index,
-        query_tower,
+        **both,
         k=main.k,
         algorithm=main.algorithm,
         variants=[
@@ -364,6 +397,8 @@ def _save(
         batching=batching,
         portable=portable,
         max_request_rows=config.retrieve.max_request_rows,
+        read_only=not config.update.enabled,
+        max_update_rows=config.update.max_request_rows,
         build_id=build_id,
     )
     served.save(path)

@@ -8,7 +8,8 @@ signature checks its inputs before it does any work, with stock operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -61,3 +62,20 @@ def checked(
         )
     with tf.control_dependencies(checks):
         return {name: tf.identity(tensor) for name, tensor in shaped.items()}
+
+
+def concrete(
+    function: Callable[..., dict[str, tf.Tensor]],
+    specs: Mapping[str, tf.TensorSpec],
+) -> Any:
+    """A signature: a function of named tensors, traced.
+
+    Args:
+        function: Takes each input by its name.
+        specs: What they are.
+    """
+    named = {
+        name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
+        for name, spec in specs.items()
+    }
+    return tf.function(function, autograph=False).get_concrete_function(**named)

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from lintf.index.batching import Batching
 from lintf.index.index import CODE_BLOCK, NO_ID, Index, code_rows
 from lintf.index.plan import Variant
 from lintf.index.schema import IndexSchema
-from lintf.index.served import SETTINGS_FILE, Batching
+from lintf.index.served import SETTINGS_FILE
 from lintf.index.towers import RestoredTower
 
 # Where the index is in the checkpoint of a SavedModel.

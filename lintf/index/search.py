@@ -134,6 +134,13 @@ class NativeSearch:
             "searches_quantized": quantized,
         }
 
+    def log_offsets(self) -> tf.Tensor:
+        """`[partitions]` int64, never in the middle of an update."""
+        index = self._index
+        return ops.log_offsets(
+            index.resource, index.ids, index.num_rows, index.log_offsets
+        )
+
 
 class PortableSearch:
     """The same by stock operations, for servers without lintf's.
@@ -237,6 +244,10 @@ class PortableSearch:
             "num_rows": self._index.num_rows.read_value(),
             "live_rows": live,
         }
+
+    def log_offsets(self) -> tf.Tensor:
+        """`[partitions]` int64."""
+        return self._index.log_offsets.read_value()
 
     def _items(self) -> tf.Tensor:
         """The embeddings, decoded: `[capacity, dim]` float32."""

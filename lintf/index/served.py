@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import tensorflow as tf
 
 from lintf import ops
 from lintf.index import columns, requests, towers
+from lintf.index.batching import Batching, Tensors, batched
 from lintf.index.index import Index, IndexState
 from lintf.index.plan import (
     BY_EMBEDDING,
@@ -30,6 +30,8 @@ from lintf.index.plan import (
 )
 from lintf.index.schema import IndexSchema
 from lintf.index.search import NativeSearch, PortableSearch
+from lintf.index.signatures import ID, attribute_key
+from lintf.index.updates import Updates, check_item_tower, id_spec
 
 # What `ServedIndex` was made with, beside its index and towers.
 SETTINGS_FILE = pathlib.PurePath("assets.extra", "lintf_serving.json")
@@ -37,38 +39,8 @@ SETTINGS_FILE = pathlib.PurePath("assets.extra", "lintf_serving.json")
 # `index_stats` answers the same for every probe.
 _MAX_PROBES = 64
 
-Tensors = dict[str, tf.Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Batching:
-    """Batching of concurrent `retrieve` requests inside the graph.
-
-    Each request's inputs are checked and its filter compiled before it joins
-    a batch, so a bad request fails alone.
-
-    Attributes:
-        max_batch_size: Most queries in one batch; a larger request is split.
-            A request that has more queries than all that may wait is refused.
-        timeout_micros: How long the first request waits for others.
-        num_threads: Batches that may run at once.
-        max_enqueued_batches: Batches that may wait; more is UNAVAILABLE.
-    """
-
-    max_batch_size: int = 64
-    timeout_micros: int = 500
-    num_threads: int = 2
-    max_enqueued_batches: int = 100
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name == "timeout_micros" else 1
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"batching: `{field.name}` must be an integer of at least "
-                    f"{least}, got {value!r}"
-                )
+# Inputs of the retrieve signatures beside the query tower's.
+_RESERVED = frozenset(("filter", "filter_program"))
 
 
 class ServedIndex(tf.Module):
@@ -93,6 +65,9 @@ class ServedIndex(tf.Module):
         batching: Batching | None = None,
         portable: bool = False,
         max_request_rows: int = 1024,
+        item_tower: Any = None,
+        read_only: bool = False,
+        max_update_rows: int = 10_000,
         build_id: str = "",
     ):
         """Puts signatures around an index.
@@ -115,18 +90,26 @@ class ServedIndex(tf.Module):
                 codes are all there is.
             max_request_rows: Most rows of one request; more is
                 INVALID_ARGUMENT.
+            item_tower: Like the query tower, of the items' raw features, for
+                the signature `update`; None if embeddings are given. Its
+                feature `id`, if any, is the item's id.
+            read_only: Leaves out the signatures that change the index, which
+                a portable one never has.
+            max_update_rows: As `max_request_rows`, of updates.
             build_id: Names this build in `index_stats`.
 
         Raises:
             KeyError: A returned attribute is not in the schema.
-            ValueError: Another argument is out of its range, or the tower
-                does not fit the index.
+            ValueError: Another argument is out of its range, or a tower does
+                not fit the index.
         """
         super().__init__()
-        if max_request_rows < 1:
-            raise ValueError(
-                f"`max_request_rows` must be at least 1, got {max_request_rows}"
-            )
+        for name, value in (
+            ("max_request_rows", max_request_rows),
+            ("max_update_rows", max_update_rows),
+        ):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
         schema = index.schema
         plan = Plan(k, algorithm)
         plan.check(schema)
@@ -153,8 +136,7 @@ class ServedIndex(tf.Module):
         self._batching = batching
         self._max_rows = max_request_rows
         if batching is not None:
-            room = batching.max_batch_size * batching.max_enqueued_batches
-            self._max_rows = min(max_request_rows, room)
+            self._max_rows = min(max_request_rows, batching.max_rows)
         names = [a.name for a in self._returned]
 
         def search(plan: Plan) -> NativeSearch | PortableSearch:
@@ -167,8 +149,13 @@ class ServedIndex(tf.Module):
             v: search(v.plan_beside(plan, schema)) for v in variants
         }
         if query_tower is not None:
-            self._check_tower()
+            towers.check(query_tower, "query", schema.dim, _RESERVED)
             self.query_function = towers.function(query_tower)
+        self.item_tower: Any = None
+        self.item_function = None
+        self._updates: Updates | None = None
+        if not portable:
+            self._take_updates(item_tower, read_only, max_update_rows)
         self.__dict__["_settings"] = {
             "k": k,
             "algorithm": algorithm,
@@ -178,6 +165,8 @@ class ServedIndex(tf.Module):
             "batching": batching and dataclasses.asdict(batching),
             "portable": portable,
             "max_request_rows": max_request_rows,
+            "read_only": read_only,
+            "max_update_rows": max_update_rows,
         }
 
     def signatures(self) -> dict[str, Any]:
@@ -192,13 +181,13 @@ class ServedIndex(tf.Module):
         for variant, search in self._variants.items():
             retrieve[variant.signatures] = search
         signatures = {
-            "lookup": _signature(self._lookup, self._id_spec()),
-            "index_stats": _signature(
+            "lookup": requests.concrete(self._lookup, self._id_spec()),
+            "index_stats": requests.concrete(
                 self._index_stats, {"probe": tf.TensorSpec([None], tf.int64)}
             ),
         }
         for (_, name), search in retrieve.items():
-            signatures[name] = _signature(
+            signatures[name] = requests.concrete(
                 self._retriever(
                     search,
                     lambda f: self._checked_queries(f["query_embedding"]),
@@ -210,19 +199,21 @@ class ServedIndex(tf.Module):
             default = signatures["retrieve_by_embedding"]
         else:
             features = dict(self.query_tower.feature_specs)
-            signatures["embed_query"] = _signature(
+            signatures["embed_query"] = requests.concrete(
                 lambda **f: {
                     "query_embedding": self._embed(self._checked(f, features))
                 },
                 features,
             )
             for (name, _), search in retrieve.items():
-                signatures[name] = _signature(
+                signatures[name] = requests.concrete(
                     self._retriever(search, self._embed, features),
                     features | filter_spec,
                 )
             default = signatures["retrieve"]
         signatures["serving_default"] = default
+        if self._updates is not None:
+            signatures |= self._updates.signatures()
         return signatures
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -243,33 +234,19 @@ class ServedIndex(tf.Module):
         text = json.dumps(self._settings, indent=2, sort_keys=True) + "\n"
         settings.write_text(text, encoding="utf-8")
 
-    def _check_tower(self) -> None:
-        specs = dict(self.query_tower.feature_specs)
-        reserved = sorted({"filter", "filter_program"} & set(specs))
-        if reserved:
-            raise ValueError(
-                f"the query tower must not have a feature {reserved[0]!r}: it "
-                "is an input of `retrieve`"
-            )
-        for name, spec in specs.items():
-            if spec.shape.rank is None or spec.shape.rank < 1:
-                raise ValueError(
-                    f"query feature {name!r} must have a known rank and the "
-                    f"batch as leading dimension, got {spec}"
-                )
-        example = {
-            n: tf.zeros([1, *s.shape[1:]], s.dtype)
-            if s.dtype != tf.string
-            else tf.fill([1, *s.shape[1:]], "")
-            for n, s in specs.items()
-        }
-        shape = self._embed(example).shape
-        if shape != [1, self.index.schema.dim]:
-            raise ValueError(
-                "the query tower must return [batch, "
-                f"{self.index.schema.dim}] embeddings for this index, got "
-                f"{shape} for one query"
-            )
+    def _take_updates(
+        self, item_tower: Any, read_only: bool, max_rows: int
+    ) -> None:
+        if item_tower is not None:
+            if not read_only:
+                check_item_tower(item_tower, self.index.schema)
+            # Kept in a read-only index, too: a snapshot may be made of it.
+            self.item_tower = item_tower
+            self.item_function = towers.function(item_tower)
+        if not read_only:
+            updates = Updates(self.index, item_tower, max_rows)
+            self.__dict__["_updates"] = updates
+            self.attribute_encoders = updates.encoders
 
     def _embed(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         return tf.cast(self.query_tower(dict(features)), tf.float32)
@@ -293,9 +270,7 @@ class ServedIndex(tf.Module):
         return {"filter_program": tf.TensorSpec([None, words], tf.int64)}
 
     def _id_spec(self) -> dict[str, tf.TensorSpec]:
-        string = self.index.schema.id_dtype == "string"
-        dtype = tf.string if string else tf.int64
-        return {"id": tf.TensorSpec([None], dtype)}
+        return {ID: id_spec(self.index.schema)}
 
     def _retriever(
         self,
@@ -333,7 +308,6 @@ class ServedIndex(tf.Module):
         on the request, which batches cannot have, so the batch carries the
         text and compiles it again.
         """
-        names = sorted(inputs)
         # An assertion on what was compiled: graph optimisation drops an
         # operation without side effects whose result nobody reads.
         checks = [
@@ -341,7 +315,7 @@ class ServedIndex(tf.Module):
                 tf.reduce_all(programs[:, 0] >= 0), ["bad filter program"]
             )
         ]
-        for name in names:
+        for name in sorted(inputs):
             if inputs[name].dtype.is_floating:
                 checks.append(
                     tf.debugging.check_numerics(
@@ -350,43 +324,20 @@ class ServedIndex(tf.Module):
                 )
         with tf.control_dependencies(checks):
             filters = tf.identity(filters)
-        keys: list[str] = []
-        shapes: list[tf.TensorShape] = []
 
-        def search(filters: tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
-            features = dict(zip(names, values, strict=True))
-            compiled = ops.compile_filter(filters, self.index.schema)
-            results = self._results(searcher, embed(features), compiled)
-            keys[:] = sorted(results)
-            shapes[:] = [results[key].shape for key in keys]
-            return [results[key] for key in keys]
-
-        options = self._batching
-        assert options is not None
-        batched = tf.nondifferentiable_batch_function(
-            num_batch_threads=options.num_threads,
-            # With splitting, this limits a request, and the last allowed size
-            # a batch; all sizes are allowed, so that nothing is padded.
-            max_batch_size=max(self._max_rows, options.max_batch_size),
-            allowed_batch_sizes=list(range(1, options.max_batch_size + 1)),
-            batch_timeout_micros=options.timeout_micros,
-            max_enqueued_batches=options.max_enqueued_batches,
-            enable_large_batch_splitting=True,
-            autograph=False,
-        )(search)
-        # The scope's name becomes that of the queue, which the signatures of a
-        # model and all models of a process would share otherwise.
-        with tf.name_scope(f"queue_{uuid.uuid4().hex}"):
-            values = batched(filters, *(inputs[name] for name in names))
-        # What comes out of a batch has lost its static shape, which clients
-        # are to see in the signature, and of an empty one its rank.
-        rows = tf.shape(filters)[:1]
-        return {
-            key: tf.ensure_shape(
-                tf.reshape(value, tf.concat([rows, shape[1:]], 0)), shape
+        def search(inputs: Tensors) -> Tensors:
+            compiled = ops.compile_filter(
+                inputs.pop("filter"), self.index.schema
             )
-            for key, shape, value in zip(keys, shapes, values, strict=True)
-        }
+            return self._results(searcher, embed(inputs), compiled)
+
+        assert self._batching is not None
+        return batched(
+            search,
+            {**inputs, "filter": filters},
+            self._batching,
+            self._max_rows,
+        )
 
     def _results(
         self,
@@ -401,7 +352,7 @@ class ServedIndex(tf.Module):
             "num_results": found.num_results,
         }
         for attribute, values in zip(self._returned, found.values, strict=True):
-            key = f"attribute_{attribute.name}"
+            key = attribute_key(attribute.name)
             results[key] = columns.decode_tensor(attribute, values)
         return results
 
@@ -424,7 +375,7 @@ class ServedIndex(tf.Module):
             self.index.schema.attributes, found.values, strict=True
         ):
             if attribute.decodable:
-                key = f"attribute_{attribute.name}"
+                key = attribute_key(attribute.name)
                 results[key] = columns.decode_tensor(attribute, values)
         return results
 
@@ -448,16 +399,6 @@ class ServedIndex(tf.Module):
             "schema": tf.constant(self._schema().to_json()),
         }
         stats = {name: tf.repeat(v, batch) for name, v in scalars.items()}
-        offsets = index.log_offsets.read_value()
+        offsets = self._search.log_offsets()
         stats["log_offsets"] = tf.tile(offsets[tf.newaxis], [batch, 1])
         return stats
-
-
-def _signature(
-    function: Callable[..., Tensors], specs: Mapping[str, tf.TensorSpec]
-) -> Any:
-    named = {
-        name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
-        for name, spec in specs.items()
-    }
-    return tf.function(function, autograph=False).get_concrete_function(**named)

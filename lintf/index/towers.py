@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -68,3 +68,41 @@ def function(tower: Any) -> Any:
     return tf.function(
         embed, input_signature=[dict(tower.feature_specs)], autograph=False
     )
+
+
+def check(tower: Any, side: str, dim: int, reserved: Collection[str]) -> None:
+    """Checks that a tower fits an index.
+
+    Args:
+        tower: Called with a dict of tensors; has `feature_specs`.
+        side: "query" or "item".
+        dim: Length of the embeddings that it must return.
+        reserved: Names that no feature may have.
+
+    Raises:
+        ValueError: It does not.
+    """
+    specs = dict(tower.feature_specs)
+    for name, spec in specs.items():
+        if name in reserved:
+            raise ValueError(
+                f"the {side} tower must not have a feature {name!r}: the "
+                "signatures have an input of that name"
+            )
+        if spec.shape.rank is None or spec.shape.rank < 1:
+            raise ValueError(
+                f"{side} feature {name!r} must have a known rank and the "
+                f"batch as leading dimension, got {spec}"
+            )
+    example = {
+        n: tf.zeros([1, *s.shape[1:]], s.dtype)
+        if s.dtype != tf.string
+        else tf.fill([1, *s.shape[1:]], "")
+        for n, s in specs.items()
+    }
+    shape = tf.cast(tower(example), tf.float32).shape
+    if shape != [1, dim]:
+        raise ValueError(
+            f"the {side} tower must return [batch, {dim}] embeddings for this "
+            f"index, got {shape} for one {side}"
+        )
