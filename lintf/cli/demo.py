@@ -25,7 +25,8 @@ from lintf.serving.spawn import ServerError, spawned_server
 
 if TYPE_CHECKING:
     from lintf.datasets import MovieLens
-    from lintf.serving.client import Client, RetrieveResult
+    from lintf.serving.client import Client
+    from lintf.serving.results import RetrieveResult
 
 FLAGS = flags.FlagValues()  # type: ignore[no-untyped-call]
 

@@ -11,24 +11,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lintf.serving.client import (
-        Client,
-        IndexStats,
-        LookupResult,
-        RetrieveResult,
-    )
+    from lintf.serving.changes import Change
+    from lintf.serving.client import Client
+    from lintf.serving.results import IndexStats, LookupResult, RetrieveResult
     from lintf.serving.server import Server, ServerOptions
 
 _MODULES = {
+    "Change": "changes",
     "Client": "client",
-    "IndexStats": "client",
-    "LookupResult": "client",
-    "RetrieveResult": "client",
+    "IndexStats": "results",
+    "LookupResult": "results",
+    "RetrieveResult": "results",
     "Server": "server",
     "ServerOptions": "server",
 }
 
 __all__ = [
+    "Change",
     "Client",
     "IndexStats",
     "LookupResult",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -22,9 +22,10 @@ from tensorflow_serving.apis import (
 )
 
 from lintf.index.schema import IndexSchema
-from lintf.serving import conversion, tensors
+from lintf.serving import conversion, results, tensors
+from lintf.serving.changes import Change, ChangeEncoder
+from lintf.serving.results import IndexStats, LookupResult, RetrieveResult
 
-_ATTRIBUTE_PREFIX = "attribute_"
 _FILTER_INPUTS = ("filter", "filter_program")
 
 # A server that restarts is away for a moment. Only UNAVAILABLE is retried:
@@ -45,100 +46,6 @@ _SERVICE_CONFIG = json.dumps(
         ]
     }
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class RetrieveResult:
-    """The best items of each query, best first.
-
-    Slots beyond a query's `num_results` hold id -1 (or "") and score -inf.
-
-    Attributes:
-      ids: [batch, k] int64, or object holding str.
-      scores: [batch, k] float32.
-      num_results: [batch] int32, how many slots of each row are real.
-      attributes: the stored attributes that the index returns, by name, each
-        [batch, k] or [batch, k, width]; strings are str.
-      version: the model version that answered.
-    """
-
-    ids: np.ndarray
-    scores: np.ndarray
-    num_results: np.ndarray
-    attributes: dict[str, np.ndarray]
-    version: int
-
-    def rows(self, query: int = 0) -> Iterator[dict[str, Any]]:
-        """The real results of one query, as dicts of Python values.
-
-        Args:
-          query: the query's index in the batch.
-
-        Yields:
-          `{"id": ..., "score": ..., <attribute>: ...}`, best first. A missing
-          attribute is None, tags are a list.
-        """
-        for slot in range(int(self.num_results[query])):
-            item = self.ids[query, slot]
-            yield {
-                "id": item if isinstance(item, str) else int(item),
-                "score": float(self.scores[query, slot]),
-                **_plain_attributes(self.attributes, (query, slot)),
-            }
-
-
-@dataclasses.dataclass(frozen=True)
-class LookupResult:
-    """Stored items.
-
-    Attributes:
-      found: [batch] bool; where it is False the rest of the row is empty.
-      embedding: [batch, dim] float32; None if the index has codes alone.
-      attributes: stored attributes by name, each [batch] or [batch, width].
-      version: the model version that answered.
-    """
-
-    found: np.ndarray
-    embedding: np.ndarray | None
-    attributes: dict[str, np.ndarray]
-    version: int
-
-    def attributes_of(self, position: int) -> dict[str, Any]:
-        """The attributes of one of the items, as Python values."""
-        return _plain_attributes(self.attributes, (position,))
-
-
-@dataclasses.dataclass(frozen=True)
-class IndexStats:
-    """The state of a served index.
-
-    Attributes:
-      num_rows: rows in use, holes of deleted items included.
-      capacity: rows allocated.
-      live_rows: items that can be found.
-      log_offsets: how far each partition of the change log is applied.
-      index_bytes: bytes of the index's variables.
-      build_id: names the export that wrote the index.
-      schema_json: the `IndexSchema` as JSON.
-      searches: queries answered since the version was loaded, by algorithm;
-        empty for a portable index.
-      version: the model version that answered.
-    """
-
-    num_rows: int
-    capacity: int
-    live_rows: int
-    log_offsets: tuple[int, ...]
-    index_bytes: int
-    build_id: str
-    schema_json: str
-    searches: Mapping[str, int]
-    version: int
-
-    @property
-    def schema(self) -> IndexSchema:
-        """The index's schema."""
-        return IndexSchema.from_json(self.schema_json)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +83,7 @@ class Client:
         label: str | None = None,
         timeout_s: float = 10.0,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
     ) -> None:
         """Makes a client; nothing is sent yet.
 
@@ -185,7 +93,9 @@ class Client:
           version: asks this version only.
           label: asks the version that has this label.
           timeout_s: the deadline of each call, in seconds, retries included.
-          credentials: for TLS; None for plain text.
+          credentials: for TLS, see `tls_credentials`; None for plain text.
+          token: sent with every call, as servers want it that let only some
+            change an index. Without TLS anyone on the way can read it.
 
         Raises:
           ValueError: both `version` and `label` are given.
@@ -199,6 +109,9 @@ class Client:
         self._version = version
         self._label = label
         self._timeout_s = timeout_s
+        self._call_metadata = (
+            None if token is None else [("authorization", f"Bearer {token}")]
+        )
         options = [
             # grpcio's own limit is 4 MiB, which a batch of results passes.
             ("grpc.max_receive_message_length", -1),
@@ -216,6 +129,7 @@ class Client:
         self._lock = threading.Lock()
         self._metadata: _Metadata | None = None
         self._schema: tuple[int, IndexSchema] | None = None
+        self._encoder: tuple[_Metadata, ChangeEncoder] | None = None
 
     def close(self) -> None:
         """Closes the connection."""
@@ -297,7 +211,7 @@ class Client:
         return LookupResult(
             found=outputs["found"],
             embedding=outputs.get("embedding"),
-            attributes=_attributes(outputs),
+            attributes=results.attributes(outputs),
             version=version,
         )
 
@@ -319,6 +233,72 @@ class Client:
             },
             version=version,
         )
+
+    # Changes.
+
+    def update(
+        self, changes: Iterable[Change], *, batch_rows: int = 1000
+    ) -> np.ndarray:
+        """Upserts and deletes items.
+
+        Changes are applied in their order, in requests of `batch_rows` and of
+        one signature; each request as a whole or not at all. After an error,
+        those of earlier requests are in the index.
+
+        Args:
+          changes: from the change log, or from anywhere else.
+          batch_rows: most changes of a request.
+
+        Returns:
+          [changes] int32, what became of each: `UNCHANGED`, `INSERTED`,
+          `REPLACED`, `DELETED` or `NOT_FOUND` of `lintf.index.signatures`.
+
+        Raises:
+          ValueError: a change does not fit the index, which takes none of
+            them then; or the index takes no updates.
+          grpc.RpcError: RESOURCE_EXHAUSTED if the index is full,
+            FAILED_PRECONDITION if changes do not follow the stored offset,
+            INVALID_ARGUMENT for a change that does not fit, and the other
+            errors of the server.
+        """
+        changes = list(changes)
+        encoder = self.change_encoder()
+        for position, change in enumerate(changes):
+            try:
+                encoder.check(change)
+            except ValueError as error:
+                raise ValueError(f"change {position}: {error}") from error
+        statuses = [np.zeros([0], np.int32)]
+        for signature, run in encoder.runs(changes, batch_rows):
+            outputs, _ = self._predict(
+                signature, encoder.inputs(signature, run), self._get_metadata()
+            )
+            statuses.append(outputs["status"])
+        return np.concatenate(statuses)
+
+    def change_encoder(self) -> ChangeEncoder:
+        """What turns changes into requests for the version that answers.
+
+        Raises:
+          ValueError: the index takes no updates.
+        """
+        while True:
+            metadata = self._get_metadata()
+            with self._lock:
+                cached = self._encoder
+            if cached is not None and cached[0] is metadata:
+                return cached[1]
+            version, schema = self._get_schema(metadata.version)
+            if version != metadata.version:
+                # Swapped between the two questions.
+                self._forget(metadata)
+                continue
+            encoder = ChangeEncoder(schema, metadata.signatures)
+            with self._lock:
+                self._encoder = (metadata, encoder)
+            return encoder
+
+    # What the model takes.
 
     def feature_names(self) -> list[str]:
         """The query tower's inputs, which `retrieve` takes."""
@@ -344,7 +324,7 @@ class Client:
             ids=outputs["ids"],
             scores=outputs["scores"],
             num_results=outputs["num_results"],
-            attributes=_attributes(outputs),
+            attributes=results.attributes(outputs),
             version=version,
         )
 
@@ -377,25 +357,40 @@ class Client:
                 )
             else:
                 arrays["filter"] = np.array(filters, dtype=object)
-        request = self._request(predict_pb2.PredictRequest(), pinned)
+        try:
+            return self._predict(signature_name, arrays, metadata, pinned)
+        except grpc.RpcError as error:
+            if pinned is not None and self._is_gone(error, pinned):
+                return self._call(signature_name, features, filter)
+            raise
+
+    def _predict(
+        self,
+        signature_name: str,
+        arrays: Mapping[str, np.ndarray],
+        metadata: _Metadata,
+        version: int | None = None,
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """Sends inputs that were made for the signatures of `metadata`."""
+        request = self._request(predict_pb2.PredictRequest(), version)
         request.model_spec.signature_name = signature_name
         for name, array in arrays.items():
             request.inputs[name].CopyFrom(tensors.to_proto(array))
         try:
-            response = self._stub.Predict(request, timeout=self._timeout_s)
-        except grpc.RpcError as error:
+            response = self._stub.Predict(
+                request, timeout=self._timeout_s, metadata=self._call_metadata
+            )
+        except grpc.RpcError:
             # The signatures may have changed with a new version.
             self._forget(metadata)
-            if pinned is not None and self._is_gone(error, pinned):
-                return self._call(signature_name, features, filter)
             raise
-        version = response.model_spec.version.value
-        if version != metadata.version:
+        answered = response.model_spec.version.value
+        if answered != metadata.version:
             self._forget(metadata)
         return {
             name: conversion.decode_strings(tensors.to_array(proto))
             for name, proto in response.outputs.items()
-        }, version
+        }, answered
 
     def _is_gone(self, error: grpc.RpcError, version: int) -> bool:
         """Whether a call failed because the version was swapped out."""
@@ -425,7 +420,9 @@ class Client:
                 metadata_field=["signature_def"]
             )
         )
-        response = self._stub.GetModelMetadata(request, timeout=self._timeout_s)
+        response = self._stub.GetModelMetadata(
+            request, timeout=self._timeout_s, metadata=self._call_metadata
+        )
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
         metadata = _Metadata(
@@ -451,6 +448,17 @@ class Client:
             )
         return metadata.signatures[name]
 
+    def _get_schema(self, version: int) -> tuple[int, IndexSchema]:
+        """The schema of a version, or of the one that is served instead."""
+        with self._lock:
+            cached = self._schema
+        if cached is None or cached[0] != version:
+            stats = self.stats()
+            cached = (stats.version, stats.schema)
+            with self._lock:
+                self._schema = cached
+        return cached
+
     def _compile(
         self, filters: list[str], info: Any, version: int
     ) -> np.ndarray:
@@ -459,37 +467,53 @@ class Client:
 
         from lintf import ops
 
-        with self._lock:
-            cached = self._schema
-        if cached is None or cached[0] != version:
-            stats = self.stats()
-            cached = (stats.version, stats.schema)
-            with self._lock:
-                self._schema = cached
         (words,) = conversion.InputSpec.from_tensor_info(
             "filter_program", info
         ).inner_shape
+        _, schema = self._get_schema(version)
         try:
             program = ops.compile_filter(
-                filters, schema=cached[1], pad_words=words or 0
+                filters, schema=schema, pad_words=words or 0
             )
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(error.message) from error
         return np.asarray(program)
 
 
-def _plain_attributes(
-    attributes: Mapping[str, np.ndarray], index: tuple[int, ...]
-) -> dict[str, Any]:
-    return {
-        name: conversion.plain_attribute(values[index])
-        for name, values in attributes.items()
-    }
+def tls_credentials(
+    root_certificates: str | None = None,
+    certificate: str | None = None,
+    private_key: str | None = None,
+) -> grpc.ChannelCredentials:
+    """Credentials for TLS from PEM files.
 
+    Args:
+      root_certificates: path of the authorities that the server's certificate
+        may be from; None for those that gRPC knows.
+      certificate: path of the client's own, for servers that ask for one.
+      private_key: path of the key to `certificate`.
 
-def _attributes(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        name.removeprefix(_ATTRIBUTE_PREFIX): value
-        for name, value in sorted(outputs.items())
-        if name.startswith(_ATTRIBUTE_PREFIX)
-    }
+    Raises:
+      ValueError: only one of `certificate` and `private_key` is given, or a
+        file can't be read; the text names it.
+    """
+    if (certificate is None) != (private_key is None):
+        raise ValueError(
+            "`certificate` and `private_key` must be given together, got only "
+            "one of them"
+        )
+
+    def read(path: str | None) -> bytes | None:
+        if path is None:
+            return None
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise ValueError(
+                f"the PEM file {path} can't be read: {error.strerror}"
+            ) from error
+
+    return grpc.ssl_channel_credentials(
+        read(root_certificates), read(private_key), read(certificate)
+    )

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 
 from lintf.cli import main, table
-from lintf.serving.client import Client, LookupResult, RetrieveResult
+from lintf.serving.client import Client
+from lintf.serving.results import LookupResult, RetrieveResult
 from tests.serving.servers import free_port
 
 FEATURES = '{"user_id": 3, "history": [1, 2], "gender": "F"}'
