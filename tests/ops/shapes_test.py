@@ -379,3 +379,48 @@ def test_assign_rows_wants_the_dtype_of_the_variable():
 
     with pytest.raises(ValueError, match="dtype of `variable`, int64"):
         _shapes(assign, [2])
+
+
+def _update(index, **shapes):
+    """Static shapes of an update of 9 rows, but for the given inputs."""
+    names = ("id", "delete", "embedding", "partition", "previous", "offset")
+    dtypes = (tf.int64, tf.bool, tf.float32) + (tf.int64,) * 3
+    known = {name: [9] for name in names} | {"embedding": [9, 3]} | shapes
+    values = [
+        _spec(shapes.get(c.dtype.name, [9, *c.shape[1:]]), c.dtype)
+        for c in index.columns
+    ]
+
+    def update(id, delete, embedding, partition, previous, offset, *values):
+        log = ops.LogPosition(partition, previous, offset)
+        return index.update(id, delete, embedding, list(values), log)
+
+    specs = [_spec(known[n], d) for n, d in zip(names, dtypes, strict=True)]
+    return _shapes(update, *specs, *values)
+
+
+def test_update():
+    index = ToyIndex(rows=5, capacity=8, dim=3, widths={"int64": 2})
+    assert _update(index) == [[9], [9]]
+    unknown = dict.fromkeys(("id", "delete", "embedding", "offset"))
+    assert _update(index, **unknown) == [[9], [9]]
+    assert _shapes(index.offsets) == [[2]]
+
+
+@pytest.mark.parametrize(
+    "shapes,message",
+    [
+        ({"id": []}, "must be rank 1 but is rank 0"),
+        ({"delete": [8]}, "must be equal, but are 9 and 8"),
+        ({"offset": [8]}, "must be equal, but are 9 and 8"),
+        ({"embedding": [9, 4]}, "must be equal, but are 3 and 4"),
+        ({"embedding": [8, 3]}, "must be equal, but are 9 and 8"),
+        ({"int8": [8]}, "must be equal, but are 8 and 9"),
+        ({"int8": [9, 1]}, "must be equal rank"),
+        ({"int64": [9, 3]}, "must be equal, but are 3 and 2"),
+    ],
+)
+def test_update_refuses(shapes, message):
+    index = ToyIndex(rows=5, capacity=8, dim=3, widths={"int64": 2})
+    with pytest.raises(ValueError, match=message):
+        _update(index, **shapes)

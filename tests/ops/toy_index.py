@@ -61,6 +61,7 @@ class ToyIndex(tf.Module):
             tf.Variable(values, name=f"column_{values.dtype.name}")
             for values in self.column_values
         ]
+        self.log_offsets = tf.Variable([-1, 41], dtype=tf.int64, name="log")
         self.resource = ops.IndexResource()
 
     @property
@@ -93,6 +94,27 @@ class ToyIndex(tf.Module):
             self.num_rows,
             self.columns,
             **kwargs,
+        )
+
+    def update(self, id, delete, embedding, values, log=None, **kwargs):
+        return ops.update(
+            id,
+            delete,
+            embedding,
+            values,
+            log,
+            self.resource,
+            self.ids,
+            self.embeddings,
+            self.num_rows,
+            self.log_offsets,
+            self.columns,
+            **kwargs,
+        )
+
+    def offsets(self):
+        return ops.log_offsets(
+            self.resource, self.ids, self.num_rows, self.log_offsets
         )
 
     def mask(self, programs):
