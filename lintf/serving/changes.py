@@ -182,6 +182,8 @@ class ChangeEncoder:
             return True
         if change.delete:
             return signature != UPDATE_ATTRIBUTES
+        if signature == UPDATE and not self.has_item_tower:
+            signature = UPDATE_BY_EMBEDDING
         return self.signature(change) == signature
 
     def runs(
