@@ -119,7 +119,8 @@ REGISTER_OP("Lintf>FilterMask")
     .Doc(R"doc(
 Evaluates compiled filters over an index.
 
-One consistent read under the variables' shared locks; nothing is copied.
+Reads the columns in place; nothing is copied. A row that `Lintf>Update` writes
+meanwhile may be judged by a mix of its old and its new values.
 Programs are checked before they run, whoever made them: INVALID_ARGUMENT
 `program 3: ...` for a malformed one, and for one that does not fit the columns.
 

@@ -136,8 +136,10 @@ REGISTER_OP("Lintf>Retrieve")
     .Doc(R"doc(
 Finds the k best items of an index that pass a filter.
 
-Filters, scores, selects and gathers in one consistent read, under the
-variables' shared locks; nothing of the index is copied. Scores are summed in
+Filters, scores, selects and gathers in place; nothing of the index is copied.
+`Lintf>Update` may run meanwhile: every result is one version of its row, a row
+that was upserted before the search began is found, and one that was deleted
+before it is not. Scores are summed in
 float32 by fused multiply-add over ascending dimensions (int8 embeddings: in
 int32), so a query's result is the same bits alone and in any batch. Best first;
 equal scores by lower row. A filtered or dead row is never returned, whatever
@@ -248,8 +250,8 @@ REGISTER_OP("Lintf>Lookup")
     .Doc(R"doc(
 Reads rows of an index by item id.
 
-One consistent read under the variables' shared locks; nothing is copied but
-the rows asked for. Errors as in `Lintf>Retrieve`.
+Each row is one version of it, whatever updates run meanwhile; nothing is copied
+but the rows asked for. Errors as in `Lintf>Retrieve`.
 
 id: item ids; `[batch]`. -1 is never found.
 index: handle from `Lintf>IndexHandle`.
