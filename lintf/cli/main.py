@@ -58,6 +58,17 @@ COMMANDS = {
         "saved_model_cli with lintf's ops loaded",
         "lintf inspect show --dir models/films/1 --all",
     ),
+    "snapshot": Command(
+        "lintf.cli.snapshot",
+        "write the next version from the last one and the change log",
+        "lintf snapshot --model_base_path models/films --source file:changes",
+    ),
+    "bootstrap": Command(
+        "lintf.cli.bootstrap",
+        "make an index from a config and the whole change log",
+        "lintf bootstrap --model_base_path models/films --config films.yaml "
+        "--source file:changes",
+    ),
     "demo": Command(
         "lintf.cli.demo",
         "build, serve and query MovieLens-100K from start to end",

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -37,11 +37,13 @@ class Restored:
         index: The index.
         towers: `query_tower` and `item_tower`, those that there are.
         settings: The other arguments of `ServedIndex`, but for its build id.
+        saved_capacity: Rows that it had.
     """
 
     index: Index
     towers: Mapping[str, RestoredTower]
     settings: Mapping[str, Any]
+    saved_capacity: int
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -63,9 +65,45 @@ def restore(
     """
     path = pathlib.Path(path)
     loaded, settings = load(path)
-    schema, old_capacity = _schema(loaded)
-    index = _filled(loaded.state, path, schema, capacity or old_capacity)
-    return Restored(index, towers(loaded), settings)
+    shape = shape_of(loaded)
+    index = _filled(
+        loaded.state, path, shape.schema, capacity or shape.capacity
+    )
+    return Restored(index, towers(loaded), settings, shape.capacity)
+
+
+class Shape(NamedTuple):
+    """What an empty index is made with."""
+
+    schema: IndexSchema
+    capacity: int
+    log_partitions: int
+
+
+def shape_of(loaded: Any) -> Shape:
+    """The shape of a loaded index."""
+    stats = loaded.signatures["index_stats"](probe=tf.constant([0], tf.int64))
+    return Shape(
+        IndexSchema.from_json(stats["schema"].numpy()[0]),
+        int(stats["capacity"].numpy()[0]),
+        stats["log_offsets"].shape[1],
+    )
+
+
+def log_offsets_of(path: pathlib.Path) -> list[int]:
+    """The log offsets of a SavedModel, without loading it.
+
+    Raises:
+        ValueError: It is not that of an index.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+        key = f"{_STATE}/log_offsets/.ATTRIBUTES/VARIABLE_VALUE"
+        return reader.get_tensor(key).tolist()
+    except (ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"{path} must be the SavedModel of an index: {error}"
+        ) from error
 
 
 def load(path: pathlib.Path) -> tuple[Any, dict[str, Any]]:
@@ -138,13 +176,6 @@ def _settings(data: dict[str, Any]) -> dict[str, Any]:
         "variants": [Variant(**v) for v in data["variants"]],
         "batching": batching and Batching(**batching),
     }
-
-
-def _schema(loaded: Any) -> tuple[IndexSchema, int]:
-    """The schema and the capacity."""
-    stats = loaded.signatures["index_stats"](probe=tf.constant([0], tf.int64))
-    schema = IndexSchema.from_json(stats["schema"].numpy()[0])
-    return schema, int(stats["capacity"].numpy()[0])
 
 
 def _filled(
