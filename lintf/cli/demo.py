@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recommends films: trains, builds the index, serves it and asks.
+"""Recommends films: trains, builds the index, serves it, asks and updates.
 
 Uses MovieLens-100K. The index is built once, into --output_dir; running the
-demo again only serves and asks.
+demo again only serves it. In the end a film that nobody has seen comes into
+the index and goes again, while it is served.
 
 Example:
   lintf demo --user_id 42
@@ -50,6 +51,12 @@ flags.DEFINE_integer(
 _MODEL = "movielens"
 _FILTER = 'contains_any(genres, ["Comedy"]) and year >= 1990'
 
+# A film that is in no data set, and how it is found.
+_NEW_ID = 1_000_000
+_NEW_TITLE = "The Film That Opens Today"
+_NEW_FEATURES: dict[str, Any] = {"genres": ["Action", "Sci-Fi"], "year": 1998}
+_NEW_FILTER = 'contains_any(genres, ["Action"]) and year >= 1998'
+
 
 class _DemoError(Exception):
     """A step failed; the text says which and what to do."""
@@ -59,9 +66,16 @@ def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "lintf.cli", *arguments]
 
 
-def _has_version(directory: str) -> bool:
-    return os.path.isdir(directory) and any(
-        name.isdigit() for name in os.listdir(directory)
+def _is_built(directory: str) -> bool:
+    """Whether there is an index, of a kind that takes updates."""
+    if not os.path.isdir(directory):
+        return False
+    numbers = [int(name) for name in os.listdir(directory) if name.isdigit()]
+    if not numbers:
+        return False
+    newest = os.path.join(directory, str(max(numbers)))
+    return os.path.exists(
+        os.path.join(newest, "assets.extra", "lintf_serving.json")
     )
 
 
@@ -139,9 +153,10 @@ def _show(title: str, result: RetrieveResult, titles: dict[int, str]) -> None:
     print(table.render(rows) if rows else "No film passes the filter.")
 
 
-def _recommend(client: Client, data: MovieLens) -> dict[str, Any]:
+def _recommend(
+    client: Client, data: MovieLens, titles: dict[int, str]
+) -> dict[str, Any]:
     """Asks the three questions, prints the answers; returns the features."""
-    titles = _titles(data)
     seen = _history(data, FLAGS.user_id)
     features = _features(
         data, FLAGS.user_id, seen, client.feature_shape("history")[0] or 1
@@ -162,6 +177,50 @@ def _recommend(client: Client, data: MovieLens) -> dict[str, Any]:
         titles,
     )
     return features
+
+
+def _place(result: RetrieveResult, id: int) -> int:
+    """An item's place among the results, from 1; 0 if it is not there."""
+    ids = [row["id"] for row in result.rows()]
+    return ids.index(id) + 1 if id in ids else 0
+
+
+def _update(
+    client: Client, features: dict[str, Any], titles: dict[int, str]
+) -> None:
+    """Upserts a film, finds it, filters it, deletes it."""
+    from lintf.serving.changes import Change
+
+    def place(filter: str) -> int:
+        return _place(client.retrieve(features, filter), _NEW_ID)
+
+    genres = ", ".join(_NEW_FEATURES["genres"])
+    print(
+        f"\nA film opens: {_NEW_TITLE} ({genres}, {_NEW_FEATURES['year']}), "
+        "which no training has seen and nobody has rated.\nOne gRPC call puts "
+        "it into the index while that is served; the item tower embeds it by "
+        "its genres and year."
+    )
+    client.update(
+        [Change(_NEW_ID, features=_NEW_FEATURES, attributes=_NEW_FEATURES)]
+    )
+    try:
+        found = client.retrieve(features, _NEW_FILTER)
+        _show(f"Filter: {_NEW_FILTER}", found, {**titles, _NEW_ID: _NEW_TITLE})
+        if not _place(found, _NEW_ID):
+            raise _DemoError("the new film must be found, and was not.")
+        other = _NEW_FILTER + ' and not contains_any(genres, ["Sci-Fi"])'
+        if place(other):
+            raise _DemoError(f"the new film must not pass the filter {other}.")
+        print(
+            f"\nIt is number {_place(found, _NEW_ID)} of "
+            f"{int(found.num_results[0])}; with `{other}` it is not found."
+        )
+    finally:
+        client.update([Change(_NEW_ID, delete=True)])
+    if place(_NEW_FILTER) or client.lookup([_NEW_ID]).found[0]:
+        raise _DemoError("the new film must be gone, and was found.")
+    print("Deleted, it is gone from the next answer on.")
 
 
 def _print_next(directory: str, features: dict[str, Any]) -> None:
@@ -195,7 +254,7 @@ def main(argv: Sequence[str]) -> int:
 
         # First, because without the data there is nothing to build.
         data = datasets.movielens_100k()
-        if not _has_version(directory):
+        if not _is_built(directory):
             _build(directory)
         print("Starting the server.", flush=True)
         with spawned_server(directory, _MODEL) as target:
@@ -206,7 +265,9 @@ def main(argv: Sequence[str]) -> int:
 
             try:
                 with Client(target, _MODEL, timeout_s=30) as client:
-                    features = _recommend(client, data)
+                    titles = _titles(data)
+                    features = _recommend(client, data, titles)
+                    _update(client, features, titles)
             except grpc.RpcError as error:
                 raise _DemoError(
                     f"the server answered {error.code().name}: "
