@@ -23,10 +23,12 @@ from absl import app, flags
 
 from export import brute_force, queries, recall, towers, warmup
 from export.brute_force import Table
-from export.config import JobConfig, SavedTower
+from export.config import JobConfig, LogConfig, SavedTower
 from export.items import Items
+from export.mismatch import MismatchError, expect
 from export.parse import to_dataclass
 from export.publish import read_build
+from export.verify_updates import check_signatures, check_updates
 from lintf import ops
 from lintf.index import columns, storage
 from lintf.index.index import code_rows
@@ -43,10 +45,6 @@ _RETURNED = 100
 _CODE_BLOCKS, _BLOCK = 64, 1 << 10
 # Batches of this many items have their embeddings computed again.
 _TOWER_BATCHES = 4
-
-
-class MismatchError(RuntimeError):
-    """The index does not hold, or does not answer, what it must."""
 
 
 class Verifier:
@@ -97,6 +95,8 @@ class Verifier:
             ),
             self._check_tower(),
             self._check_warmup(),
+            # Last, because it changes what was loaded.
+            self._check_updates(job),
         ]
         return [text for text in done if text]
 
@@ -118,18 +118,19 @@ class Verifier:
             "lookup",
             "index_stats",
         }
-        _expect(
+        expect(
             wanted <= set(self._defs),
             f"the signatures {sorted(wanted)} must be there, got "
             f"{sorted(self._defs)}",
         )
+        check_signatures(self._defs, self._build)
         for name, signature in self._defs.items():
             for key, info in [
                 *signature.inputs.items(),
                 *signature.outputs.items(),
             ]:
                 shape = info.tensor_shape
-                _expect(
+                expect(
                     not shape.unknown_rank and len(shape.dim) >= 1,
                     f"{name}: {key} must have a known rank and a batch "
                     "dimension",
@@ -139,18 +140,38 @@ class Verifier:
     def _check_stats(self) -> str:
         stats, rows = self._stats, len(self.table.ids)
         for name in ("num_rows", "live_rows"):
-            _expect(
+            expect(
                 int(stats[name]) == rows,
                 f"index_stats: {name} must be {rows}, got {stats[name]}",
             )
         build = self._build.get("build_id")
         if build is not None:
-            _expect(
+            expect(
                 stats["build_id"].decode() == build,
                 f"index_stats: the build id must be {build}, got "
                 f"{stats['build_id']!r}",
             )
+        # A snapshot's record has offsets of its own.
+        wanted = self._build.get("log_offsets")
+        log = self._build.get("config", {}).get("log")
+        if wanted is None and log is not None:
+            wanted = list(to_dataclass(LogConfig, log).initial_offsets())
+        if wanted is not None:
+            got = stats["log_offsets"].tolist()
+            expect(
+                got == wanted,
+                f"index_stats: the log's offsets must be {wanted}, got {got}",
+            )
         return f"{rows:,} rows"
+
+    def _check_updates(self, job: Mapping[str, Any] | None) -> str:
+        features = None
+        if job is not None and job["item_tower"] is not None:
+            tower = towers.load(to_dataclass(SavedTower, job["item_tower"]))
+            items = Items(to_dataclass(JobConfig, job["config"]))
+            items.take_features(tower.feature_specs)
+            features = next(iter(items.batches(1))).features
+        return check_updates(self._call, self.table, self._defs, features)
 
     def _check_items(self, job: Mapping[str, Any]) -> str:
         """Compares everything stored with the items, read again."""
@@ -185,7 +206,7 @@ class Verifier:
             else:
                 continue
             self._check_vectors(np.asarray(vectors), here)
-        _expect(
+        expect(
             rows == len(self.table.ids),
             f"the index must hold {rows} items, holds {len(self.table.ids)}",
         )
@@ -201,7 +222,7 @@ class Verifier:
         if self.schema.metric == "cosine":
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         shape = (len(self.table.ids[here]), self.schema.dim)
-        _expect(
+        expect(
             shape == vectors.shape,
             f"embeddings must be {vectors.shape} here, got {shape}",
         )
@@ -266,11 +287,11 @@ class Verifier:
         if table.texts is not None:
             ids, unknown = table.texts[rows], "no such item"
         found = self._call("lookup", id=[*ids, unknown])
-        _expect(
+        expect(
             bool(found["found"][:-1].all() and not found["found"][-1]),
             "lookup must find the items that are there, and only these",
         )
-        _expect(
+        expect(
             ("embedding" in found) == (table.embeddings is not None),
             "lookup must return the embedding if one is stored, and only then",
         )
@@ -294,7 +315,7 @@ class Verifier:
         attribute = self.schema.attribute(name)
         stored = columns.decode(attribute, self.table.attributes[name][rows])
         for row, value, expected in zip(rows, values, stored, strict=False):
-            _expect(
+            expect(
                 _same_value(attribute, value, expected),
                 f"row {row}: attribute {name!r} must be {expected!r}, got "
                 f"{value!r}",
@@ -313,7 +334,7 @@ class Verifier:
         before = self._searches()
         found = self._retrieve(asked, [f.text for f in filters], signature)
         counted = self._searches() - before
-        _expect(
+        expect(
             self._portable or counted == _QUERIES,
             f"index_stats must count the {_QUERIES} searches of {signature}, "
             f"counted {counted}",
@@ -329,7 +350,7 @@ class Verifier:
                 int(found["num_results"][i]),
                 exact=exact,
             )
-            _expect(
+            expect(
                 wrong is None,
                 f"{signature}{BY_EMBEDDING}, filter {one.text!r}: {wrong}",
             )
@@ -385,7 +406,7 @@ class Verifier:
         # The job asked other queries: what chance may do is no mismatch.
         chance = 3 * float(np.std(shares)) / np.sqrt(max(len(shares), 1))
         got = recall.mean(shares)
-        _expect(
+        expect(
             got >= report["floor"] - chance,
             f"{signature}: the recall must be at least {report['floor']:g}, "
             f"got {got:.4f} on {len(shares)} queries",
@@ -473,7 +494,7 @@ class Verifier:
             return ""
         features = warmup.example_inputs(self._defs["embed_query"], 3)
         query = self._call("embed_query", **features)["query_embedding"]
-        _expect(
+        expect(
             query.shape == (3, self.schema.dim) and np.isfinite(query).all(),
             f"embed_query must return [3, {self.schema.dim}] finite numbers, "
             f"got {query.shape}",
@@ -488,7 +509,7 @@ class Verifier:
         inputs = {**features, **self._filter_inputs(filters)}
         whole = self._call("serving_default", **inputs)
         apart = self._retrieve(query, filters)
-        _expect(
+        expect(
             np.array_equal(whole["num_results"], apart["num_results"]),
             "serving_default and retrieve_by_embedding must find as many",
         )
@@ -496,7 +517,7 @@ class Verifier:
         close = np.isclose(
             whole["scores"], apart["scores"], rtol=1e-5, atol=size
         )
-        _expect(
+        expect(
             bool(close.all()),
             "serving_default and retrieve_by_embedding must give the same "
             "scores",
@@ -508,7 +529,7 @@ class Verifier:
             raise MismatchError("there are no warm-up requests")
         records = warmup.read_warmup(self._path)
         covered = {signature for signature, _ in records}
-        _expect(
+        expect(
             covered == set(warmup.read_signatures(self._defs)),
             f"warm-up requests must cover {sorted(self._defs)}, cover "
             f"{sorted(covered)}",
@@ -561,7 +582,7 @@ def _read_table(model: pathlib.Path, schema: IndexSchema) -> Table:
         order = np.argsort(prints)
         places = np.searchsorted(prints[order], ids)
         places = order[np.minimum(places, len(prints) - 1)]
-        _expect(
+        expect(
             np.array_equal(prints[places], ids),
             "every string id must have its text in the index",
         )
@@ -600,11 +621,6 @@ def _same_value(attribute: Attribute, value: Any, expected: Any) -> bool:
         missing = -1 if attribute.kind == "bool" else np.iinfo(np.int64).min
         return bool(value != value or value == missing)
     return bool(value == expected)
-
-
-def _expect(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise MismatchError(otherwise)
 
 
 if __name__ == "__main__":

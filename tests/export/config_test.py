@@ -387,3 +387,33 @@ def test_identity_leaves_out_what_the_index_does_not_depend_on():
     )
     assert config.identity() == moved.identity()
     assert config.identity() != parse(GIVEN, fill={"batch_size": 3}).identity()
+
+
+def test_updates_and_the_log():
+    config = parse(GIVEN)
+    assert config.update.enabled and config.update.max_request_rows == 10_000
+    assert config.log.initial_offsets() == (-1,)
+    config = parse(GIVEN, update={"enabled": False}, log={"partitions": 3})
+    assert not config.update.enabled
+    assert config.log.initial_offsets() == (-1, -1, -1)
+    config = parse(GIVEN, log={"offsets": [4, -1], "partitions": 2})
+    assert config.log.initial_offsets() == (4, -1)
+    assert config.identity() != parse(GIVEN).identity()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"update": {"max_request_rows": 0}}, "`max_request_rows`"),
+        ({"update": {"enable": True}}, "did you mean 'enabled'"),
+        ({"log": {"partitions": 0}}, "`partitions` must be at least 1"),
+        ({"log": {"offsets": []}}, "`offsets` must have one entry"),
+        ({"log": {"offsets": [1], "partitions": 2}}, "each of the 2, got 1"),
+        ({"log": {"offsets": [-2]}}, "`offsets` must be -1"),
+        ({"log": {"offsets": [1 << 63]}}, "`offsets` must be -1"),
+    ],
+)
+def test_wrong_updates_and_logs(changes, message):
+    with pytest.raises(ConfigError) as error:
+        parse(GIVEN, **changes)
+    assert message in str(error.value)

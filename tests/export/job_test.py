@@ -15,6 +15,8 @@ from export.errors import JobError
 from export.items import ItemsError
 from lintf import ops
 from lintf.index.schema import IndexSchema
+from lintf.index.signatures import INSERTED, MUTATING_SIGNATURES
+from lintf.serving.changes import Change, ChangeEncoder
 from tests.export import jobs
 
 pytest.importorskip("pyarrow")
@@ -81,7 +83,9 @@ def test_warm_up_reads_and_covers_every_signature(built):
     path = built / "toys" / "1"
     records = warmup.read_warmup(path)
     names = {name for name, _ in records}
-    assert names == set(warmup.signatures(path)) <= set(warmup.READ_SIGNATURES)
+    known = set(warmup.signatures(path))
+    assert names == known - MUTATING_SIGNATURES <= set(warmup.READ_SIGNATURES)
+    assert known > MUTATING_SIGNATURES
     for name in names:
         batches = {
             len(next(iter(inputs.values())))
@@ -262,6 +266,72 @@ def test_saved_towers(tmp_path):
     exact[1, ~np.array(data["sold"])] = -np.inf
     best = np.argsort(-exact, axis=1)[:, :7]
     assert found["ids"].numpy().tolist() == np.array(data["key"])[best].tolist()
+    # A new item comes by its features alone.
+    encoder = ChangeEncoder(
+        IndexSchema.from_json(stats(signatures)["schema"]),
+        warmup.signatures(path),
+    )
+    change = Change(7777, features={"key": 7777, "genres": ["noir", "war"]})
+    encoder.check(change)
+    assert encoder.signature(change) == "update"
+    inputs = encoder.inputs("update", [change])
+    status = signatures["update"](
+        **{n: tf.constant(v) for n, v in inputs.items()}
+    )
+    assert status["status"].numpy().tolist() == [INSERTED]
+    stored = signatures["lookup"](id=tf.constant([7777], tf.int64))
+    np.testing.assert_allclose(
+        stored["embedding"],
+        item_tower.embed(
+            tf.constant([7777], tf.int64), tf.constant([["noir", "war", ""]])
+        )["embedding"],
+        rtol=1e-6,
+    )
+
+
+def stats(signatures):
+    found = signatures["index_stats"](probe=tf.constant([0], tf.int64))
+    return {name: value.numpy()[0] for name, value in found.items()}
+
+
+def test_a_read_only_index_at_an_offset(tmp_path):
+    config = jobs.write_job(
+        tmp_path, update={"enabled": False}, log={"offsets": [5, -1, 0]}
+    )
+    path = build_index.run(load_config(config), tmp_path / "m")
+    _, signatures = load(path)
+    assert not MUTATING_SIGNATURES & set(signatures)
+    assert stats(signatures)["log_offsets"].tolist() == [5, -1, 0]
+
+
+class IdTower(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="id")])
+    def embed(self, id):
+        return tf.one_hot(id % jobs.DIM, jobs.DIM)
+
+
+def test_an_item_towers_id_is_the_items(tmp_path):
+    tower = IdTower()
+    tf.saved_model.save(
+        tower,
+        str(tmp_path / "item"),
+        signatures={"serving_default": tower.embed},
+    )
+    settings = {
+        "towers": {"item": {"path": "item"}},
+        "items": {
+            "path": "items.parquet",
+            "id": "key",
+            "features": {"id": "key"},
+        },
+    }
+    config = jobs.write_job(tmp_path, **settings)
+    path = build_index.run(load_config(config), tmp_path / "m")
+    assert "id" in warmup.signatures(path)["update"].inputs
+    settings["items"]["id"] = "@row"
+    config = jobs.write_job(tmp_path, **settings)
+    with pytest.raises(JobError, match="of the column '@row'.*update.enabled"):
+        build_index.run(load_config(config, ["name=other"]), tmp_path / "n")
 
 
 @pytest.mark.parametrize(
@@ -456,6 +526,34 @@ def test_verify_catches_wrong_answers(built, monkeypatch):
     assert verifier.check()
     monkeypatch.setattr(verifier, "_call", shifted)
     with pytest.raises(verify.MismatchError, match="retrieve_by_embedding"):
+        verifier.check()
+
+
+@pytest.mark.parametrize(
+    ("signature", "changed", "message"),
+    [
+        ("update_by_embedding", "delete", "the status of delete must be 3"),
+        ("update_by_embedding", "embedding", "the embedding must be the item"),
+        ("update_by_embedding", "attribute_price", "attribute 'price' must be"),
+        ("update_attributes", "attribute_price", "attribute 'price' must be"),
+        ("update_attributes", "log_offset", "its offsets"),
+    ],
+)
+def test_verify_catches_wrong_updates(
+    built, monkeypatch, signature, changed, message
+):
+    """Changes that arrive other than they were sent."""
+    verifier = verify.Verifier(built / "toys" / "1")
+    right = verifier._call
+
+    def spoiled(name, **inputs):
+        if name == signature:
+            value = inputs[changed]
+            inputs[changed] = ~value if changed == "delete" else value + 1
+        return right(name, **inputs)
+
+    monkeypatch.setattr(verifier, "_call", spoiled)
+    with pytest.raises(verify.MismatchError, match=message):
         verifier.check()
 
 
