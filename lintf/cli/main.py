@@ -58,6 +58,17 @@ COMMANDS = {
         "saved_model_cli with lintf's ops loaded",
         "lintf inspect show --dir models/films/1 --all",
     ),
+    "log": Command(
+        "lintf.cli.log",
+        "append to a change log in files, show and trim it",
+        "lintf log append changes < changes.jsonl",
+    ),
+    "ingest": Command(
+        "lintf.cli.ingest",
+        "keep served indexes at the end of a change log",
+        "lintf ingest --source file:changes --server localhost:8500 "
+        "--model_name films",
+    ),
     "snapshot": Command(
         "lintf.cli.snapshot",
         "write the next version from the last one and the change log",

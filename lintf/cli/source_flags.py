@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _KINDS = ("file", "kafka")
 
 
-def define(values: flags.FlagValues) -> None:
-    """Defines the flags."""
+def define_source(values: flags.FlagValues) -> None:
+    """Defines the flags that `open_source` reads."""
     flags.DEFINE_string(
         "source",
         "",
@@ -32,6 +32,11 @@ def define(values: flags.FlagValues) -> None:
         "bootstrap.servers at least.",
         flag_values=values,
     )
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    define_source(values)
     flags.DEFINE_string(
         "avro_schema",
         "",
@@ -61,6 +66,16 @@ def check(values: Any) -> None:
     Raises:
       ValueError: a flag is wrong.
     """
+    check_source(values)
+    _until(values)
+
+
+def check_source(values: Any) -> None:
+    """Checks the flags of `define_source`.
+
+    Raises:
+      ValueError: a flag is wrong.
+    """
     kind, _, place = values.source.partition(":")
     if kind not in _KINDS or not place:
         raise ValueError(
@@ -71,7 +86,6 @@ def check(values: Any) -> None:
         raise ValueError(
             "--kafka_config goes with --source kafka:TOPIC, which needs it."
         )
-    _until(values)
 
 
 @contextlib.contextmanager
@@ -91,7 +105,7 @@ def open_log(values: Any) -> Iterator[Log]:
         with open(values.avro_schema, encoding="utf-8") as file:
             decoder = AvroDecoder(json.load(file))
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(_source(values))
+        source = stack.enter_context(open_source(values))
         log = Log(source, decoder, _until(values))
         if values.dead_letter_file:
             letters = DeadLetters(values.dead_letter_file)
@@ -104,7 +118,13 @@ def open_log(values: Any) -> Iterator[Log]:
         yield log
 
 
-def _source(values: Any) -> Source:
+def open_source(values: Any) -> Source:
+    """The change log that `--source` names.
+
+    Raises:
+      SourceError: it is not there.
+      ValueError, OSError: the Kafka config is wrong.
+    """
     kind, _, place = values.source.partition(":")
     if kind == "file":
         from lintf.ingest.file_log import FileLog
