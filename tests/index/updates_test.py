@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The signatures that change an index, saved and loaded as a server does."""
 
+import concurrent.futures
 import dataclasses
 import importlib
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from export import warmup
 from lintf.index import columns, inputs, signatures, storage
 from lintf.index.index import Index
 from lintf.index.schema import Attribute, IndexSchema, Quantization
 from lintf.index.served import ServedIndex
-from lintf.serving.changes import Change
+from lintf.serving.changes import Change, ChangeEncoder
 from tests.index.live import LiveIndex
 from tests.references import filter_cases
 from tests.references.index_model import History, IndexModel, ModelError
@@ -501,3 +503,81 @@ def test_lookup_can_be_sent_back(tmp_path):
     again = live.call("lookup", id=[5, 6])
     for name, value in read.items():
         np.testing.assert_array_equal(again[name], value)
+
+
+@pytest.mark.parametrize("id_dtype", ["int64", "string"])
+def test_sessions_that_update_and_search_at_once(tmp_path, id_dtype):
+    """As TF Serving runs a model: one session, many threads."""
+    schema = _schema(id_dtype=id_dtype)
+    index = Index(schema, 200, log_partitions=4)
+    ServedIndex(index, k=5, return_attributes=["year"]).save(tmp_path / "m")
+    definitions = warmup.signatures(tmp_path / "m")
+    encoder = ChangeEncoder(schema, definitions)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "m"))
+
+        def call(signature, inputs):
+            definition = definitions[signature]
+            feeds = {
+                definition.inputs[name].name: value
+                for name, value in inputs.items()
+            }
+            names = {n: t.name for n, t in definition.outputs.items()}
+            return session.run(names, feeds)
+
+        def name(partition, i):
+            number = 1000 * partition + i
+            return number if id_dtype == "int64" else f"id {number}"
+
+        def write(partition):
+            """Each item has its number in each of its parts."""
+            last = -1
+            for turn in range(40):
+                changes = []
+                for i in range(10):
+                    change = Change(
+                        name(partition, i),
+                        embedding=[turn + 1.0] * DIM,
+                        attributes={"year": turn + 1},
+                        partition=partition,
+                        previous_offset=last,
+                        offset=last + 2,
+                    )
+                    changes.append(change)
+                    last += 2
+                inputs = encoder.inputs("update", changes)
+                status = call("update", inputs)["status"].tolist()
+                assert status == [1 if turn == 0 else 2] * 10
+            return last
+
+        def read(seed):
+            rng = np.random.default_rng(seed)
+            for _ in range(60):
+                year = int(rng.integers(1, 41))
+                found = call(
+                    "retrieve_by_embedding",
+                    {
+                        "query_embedding": np.ones([2, DIM], np.float32),
+                        "filter": [f"year == {year}", ""],
+                    },
+                )
+                for query in range(2):
+                    count = found["num_results"][query]
+                    years = found["attribute_year"][query, :count]
+                    scores = found["scores"][query, :count]
+                    np.testing.assert_array_equal(scores, DIM * years)
+                    assert query or (years == year).all()
+                    assert "" not in found["ids"][query, :count].tolist()
+                    assert b"" not in found["ids"][query, :count].tolist()
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            writers = [pool.submit(write, p) for p in range(4)]
+            readers = [pool.submit(read, seed) for seed in range(4)]
+            offsets = [w.result() for w in writers]
+            for reader in readers:
+                reader.result()
+        stats = call("index_stats", {"probe": [0]})
+        assert stats["log_offsets"][0].tolist() == offsets
+        assert stats["live_rows"] == [40]
+        looked = call("lookup", {"id": [name(3, i) for i in range(10)]})
+        assert looked["attribute_year"].tolist() == [40] * 10
