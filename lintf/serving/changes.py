@@ -317,10 +317,14 @@ class ChangeEncoder:
                 attribute_inputs.input_values(
                     attribute, [attributes[attribute.name]]
                 )
-            except (ValueError, TypeError, OverflowError) as error:
+            except ValueError as error:
                 # It is the only value.
                 raise ValueError(
                     str(error).replace(", value 0:", ":")
+                ) from error
+            except (TypeError, OverflowError) as error:
+                raise ValueError(
+                    f"attribute {attribute.name!r}: {error}"
                 ) from error
 
     def _embedding(self, change: Change) -> np.ndarray:
