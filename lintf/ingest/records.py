@@ -46,9 +46,13 @@ class Decoder(abc.ABC):
 class JsonDecoder(Decoder):
     """Values that are JSON objects."""
 
+    def __init__(self) -> None:
+        # One for all: making it takes a tenth of the time of a record.
+        self._decode = json.JSONDecoder(parse_constant=_no_constant).decode
+
     def fields(self, value: bytes) -> Any:
         try:
-            return json.loads(value, parse_constant=_no_constant)
+            return self._decode(value.decode())
         except UnicodeDecodeError as error:
             raise ValueError(f"the value must be UTF-8: {error}") from error
         except json.JSONDecodeError as error:

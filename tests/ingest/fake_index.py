@@ -39,7 +39,7 @@ from lintf.ingest.source import (
     Source,
     SourceUnavailableError,
 )
-from lintf.ingest.target import Replica, Target, TargetError
+from lintf.ingest.target import Fault, Replica, Target, TargetError
 from lintf.serving.changes import Change, ChangeEncoder
 
 DIM = 3
@@ -417,8 +417,6 @@ class FakeTarget(Target):
             try:
                 self._encoder = ChangeEncoder(SCHEMA, self._index().signatures)
             except ValueError as error:
-                from lintf.ingest.target import Fault
-
                 raise TargetError(Fault.REFUSED, str(error)) from error
         return self._encoder
 
@@ -428,7 +426,10 @@ class FakeTarget(Target):
         )
 
     def send(self, signature: str, changes: Sequence[Change]) -> Sequence[int]:
-        inputs = self.encoder().inputs(signature, changes)
+        try:
+            inputs = self.encoder().inputs(signature, changes)
+        except ValueError as error:
+            raise TargetError(Fault.POISON, str(error)) from error
         self._server.calls.append(len(changes))
         self._server.before_send()
         return _inject(
