@@ -71,6 +71,29 @@ flags.DEFINE_string(
 flags.DEFINE_boolean(
     "json", False, "Print JSON, one result a line.", flag_values=FLAGS
 )
+flags.DEFINE_boolean(
+    "tls", False, "Speak TLS with the server.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "tls_ca_file",
+    None,
+    "PEM file of the authorities that the server's certificate may be from; "
+    "those that gRPC knows if not given. Implies --tls.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "tls_cert_file",
+    None,
+    "PEM file of the client's certificate, if the server asks for one. "
+    "Implies --tls.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "tls_key_file",
+    None,
+    "PEM file of the key to --tls_cert_file.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float(
     "timeout_s",
     10.0,
@@ -195,8 +218,9 @@ def main(argv: Sequence[str]) -> int:
     quiet.import_tensorflow()
     import grpc
 
-    from lintf.serving.client import Client
+    from lintf.serving.client import Client, tls_credentials
 
+    files = (FLAGS.tls_ca_file, FLAGS.tls_cert_file, FLAGS.tls_key_file)
     try:
         with Client(
             FLAGS.target,
@@ -204,6 +228,9 @@ def main(argv: Sequence[str]) -> int:
             version=FLAGS.version,
             label=FLAGS.label,
             timeout_s=FLAGS.timeout_s,
+            credentials=(
+                tls_credentials(*files) if FLAGS.tls or any(files) else None
+            ),
         ) as client:
             rows = _ask(client, mode)
     except ValueError as error:
