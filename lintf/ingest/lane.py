@@ -184,6 +184,8 @@ class Lane:
         self._goal: tuple[int, float] | None = None
         self._oldest_ms: int | None = None
         self._attribute_names: set[str] | None = None
+        # Poison that is counted, but not skipped yet.
+        self._buried: set[int] = set()
 
     def step(self) -> float:
         """Does one thing; returns how many seconds to wait before the next.
@@ -365,7 +367,9 @@ class Lane:
     def _bury(self, record: Record, previous: int, reason: str) -> Change:
         """Writes a dead letter; returns the change that skips the record."""
         new = self._dead_letters.write(record, reason)
-        self.dead_letters += 1
+        if record.offset not in self._buried:
+            self._buried.add(record.offset)
+            self.dead_letters += 1
         if new:
             self._log(
                 logging.WARNING,
@@ -404,6 +408,7 @@ class Lane:
             if row.record is not None:
                 # Until the next record is read, as old as this one.
                 self._oldest_ms = row.record.timestamp_ms
+                self._buried.discard(row.record.offset)
         self._note_oldest()
         self.position = self._stood_at = run[-1].offset
         self._asked_at = self._clock()

@@ -10,6 +10,7 @@ behind gRPC.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -148,13 +149,15 @@ class FakeIndex:
         self.poison_ids: set[int | str] = set()
         self.max_request_rows = 10**9
         self.signatures = signature_defs(read_only=read_only)
+        self._lock = threading.Lock()
 
     def copy(self, capacity: int | None = None) -> FakeIndex:
         """The same state, as a snapshot that is loaded has it."""
         other = FakeIndex(len(self.offsets), capacity or self.capacity)
-        other.items = dict(self.items)
-        other.offsets = list(self.offsets)
-        other.applied = list(self.applied)
+        with self._lock:
+            other.items = dict(self.items)
+            other.offsets = list(self.offsets)
+            other.applied = list(self.applied)
         other.poison_ids = set(self.poison_ids)
         other.max_request_rows = self.max_request_rows
         return other
@@ -163,6 +166,12 @@ class FakeIndex:
         self, signature: str, inputs: Mapping[str, np.ndarray]
     ) -> list[int]:
         """Applies a request, or raises Refusal and changes nothing."""
+        with self._lock:
+            return self._predict(signature, inputs)
+
+    def _predict(
+        self, signature: str, inputs: Mapping[str, np.ndarray]
+    ) -> list[int]:
         if signature not in self.signatures:
             raise Refusal(
                 grpc.StatusCode.FAILED_PRECONDITION,
