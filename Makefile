@@ -4,7 +4,8 @@
 # build/. Variables:
 #   PYTHON  the Python for .venv (default: the first on PATH that fits)
 #   CXX     the C++ compiler (default: g++)
-#   ARGS    more arguments for pytest, the benchmark or the evaluation
+#   ARGS    more arguments for pytest, the benchmark, the evaluation, the soak
+#   MINUTES how long `make soak` makes faults (default: 5)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,6 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 JOBS ?= $(shell nproc)
+MINUTES ?= 5
 CXX := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 export CXX
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
@@ -30,7 +32,7 @@ CORE_CMAKE := -G Ninja -S . -DLINTF_BUILD_OPS=OFF -DLINTF_BUILD_TESTS=ON \
 CTEST := --output-on-failure --no-tests=error --parallel $(JOBS)
 
 .PHONY: help demo test slow-test core-test lib lint format eval bench \
-  bazel-test sanitize clean distclean
+  soak bazel-test sanitize clean distclean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -69,6 +71,10 @@ bench: $(STAMPS)/bench $(STAMPS)/data  ## Measure speed against its peers
 	@cmake --build build/bench --target code_knn_bench
 	$(BIN)/python -m benchmarks.run --code_bench=build/bench/code_knn_bench \
 	  $(ARGS)
+
+soak: $(STAMPS)/lintf  ## Break a live index for MINUTES=5, then compare it
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m tests.soak.soak \
+	  --minutes=$(MINUTES) $(ARGS)
 
 bazel-test: $(STAMPS)/lintf $(STAMPS)/data  ## Build and test with Bazel
 	@command -v bazel > /dev/null || { \
