@@ -17,6 +17,7 @@ Examples:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -251,16 +252,20 @@ def _options() -> Any:
     )
 
 
-def _log_to_stderr() -> None:
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     start = _CLEAR_LINE if sys.stderr.isatty() else ""
     handler.setFormatter(
         logging.Formatter(f"{start}%(asctime)s %(levelname)s %(message)s")
     )
     logger = logging.getLogger("lintf.ingest")
-    logger.handlers = [handler]
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _show(line: str) -> None:
@@ -268,6 +273,31 @@ def _show(line: str) -> None:
         print(_CLEAR_LINE + line, end="", file=sys.stderr, flush=True)
     else:
         print(line, file=sys.stderr, flush=True)
+
+
+def _make_ingester(stack: contextlib.ExitStack) -> Ingester:
+    """The ingester of the flags; what it uses is closed with the stack."""
+    from lintf.ingest import metrics
+    from lintf.ingest.dead_letters import DeadLetters
+    from lintf.ingest.ingester import Ingester
+
+    decoder = _decoder()
+    replicas = _replicas()
+    for replica in replicas:
+        stack.callback(replica.close)
+    source = stack.enter_context(source_flags.open_source(FLAGS))
+    letters = DeadLetters(FLAGS.dead_letter_file)
+    stack.callback(letters.close)
+    ingester = Ingester(source, replicas, decoder, letters, _options())
+    if FLAGS.metrics_port is not None:
+        port = metrics.serve(
+            ingester.lanes, FLAGS.metrics_host, FLAGS.metrics_port
+        )
+        print(
+            f"Metrics at http://{FLAGS.metrics_host}:{port}/metrics",
+            flush=True,
+        )
+    return ingester
 
 
 def _run(ingester: Ingester) -> int:
@@ -325,34 +355,11 @@ def main(argv: Sequence[str]) -> int:
         print(f"lintf ingest: {error}", file=sys.stderr)
         return 2
     quiet.import_tensorflow()
-    from lintf.ingest import metrics
-    from lintf.ingest.dead_letters import DeadLetters
-    from lintf.ingest.ingester import Ingester
     from lintf.ingest.source import SourceError
 
-    _log_to_stderr()
-    closers: list[Callable[[], None]] = []
     try:
-        decoder = _decoder()
-        replicas = _replicas()
-        closers += [replica.close for replica in replicas]
-        source = source_flags.open_source(FLAGS)
-        closers.append(source.close)
-        letters = DeadLetters(FLAGS.dead_letter_file)
-        closers.append(letters.close)
-        ingester = Ingester(source, replicas, decoder, letters, _options())
-        if FLAGS.metrics_port is not None:
-            port = metrics.serve(
-                ingester.lanes, FLAGS.metrics_host, FLAGS.metrics_port
-            )
-            print(
-                f"Metrics at http://{FLAGS.metrics_host}:{port}/metrics",
-                flush=True,
-            )
-        return _run(ingester)
+        with _log_to_stderr(), contextlib.ExitStack() as stack:
+            return _run(_make_ingester(stack))
     except (SourceError, ValueError, OSError, ImportError) as error:
         print(f"lintf ingest: {error}", file=sys.stderr)
         return 1
-    finally:
-        for close in closers:
-            close()
