@@ -72,7 +72,7 @@ class AttributeConfig:
         strings = self.kind in ("category", "tags")
         if words and not strings:
             raise ValueError(
-                f"attribute {self.name!r}: a {self.kind} has no vocabulary"
+                f"attribute {self.name!r}: kind {self.kind} has no vocabulary"
             )
         encoding = self.encoding
         if strings and encoding is None and not words:

@@ -18,6 +18,9 @@ from typing import Any
 DIM = 8
 PARITIES = ("even", "odd")
 
+# New attributes come so many in a row, once in so many other changes.
+_RUN, _EVERY = 100, 300
+
 # Finds the rows that were written last: their score is their number.
 NEWEST_FIRST = [1.0] + [0.0] * (DIM - 1)
 
@@ -112,21 +115,21 @@ class Generator:
         self._random = random.Random(seed)
         self._items = items
         self._number = 0
+        self._attributes_left = 0
 
     def change(self) -> tuple[bytes, bytes | None]:
         """The next change: mostly upserts, some deletes and attributes."""
         # Few items change often.
-        id = min(
-            int(self._random.expovariate(4.0 / self._items)) + 1, (self._items)
-        )
-        kind = self._random.random()
-        if kind < 0.2:
-            return self._record(id, None)
-        known = self._model.rows.get(id)
-        if kind < 0.5 and known is not None:
+        id = int(self._random.expovariate(4.0 / self._items)) % self._items + 1
+        # New attributes travel in requests of their own, so they come in runs.
+        if self._attributes_left or self._random.random() < 1 / _EVERY:
+            self._attributes_left = (self._attributes_left or _RUN) - 1
+            known = self._model.rows.get(id)
             self._number += 1
-            row = Row(id, known.embedded, self._number)
+            row = Row(id, known.embedded if known else 0, self._number)
             return self._record(id, {"attributes": row.attributes()})
+        if self._random.random() < 0.25:
+            return self._record(id, None)
         return self.insert(id)
 
     def insert(self, id: int) -> tuple[bytes, bytes | None]:

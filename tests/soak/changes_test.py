@@ -37,7 +37,7 @@ def test_row_of():
 
 def test_model_follows_the_generator():
     generator = Generator(items=20, seed=1)
-    log = [generator.change() for _ in range(500)]
+    log = [generator.change() for _ in range(2000)]
     by_hand = Model()
     for key, value in log:
         by_hand.apply(key, value)

@@ -119,7 +119,6 @@ def test_calls_fail_only_while_the_server_is_away():
             downtime.end()
         # Nothing listens there.
         watcher = Watcher("localhost:1", 30, downtime, seed=1)
-        watcher._client._timeout_s = 0.5
         watcher.start()
         wait_until(
             lambda w=watcher: w.errors or w.refused, "a call has failed", 60
