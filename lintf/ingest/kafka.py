@@ -16,8 +16,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import confluent_kafka
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+try:
+    import confluent_kafka
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+except ImportError as error:
+    raise ImportError(
+        "a Kafka topic needs confluent-kafka: pip install 'lintf[ingest]'"
+    ) from error
 
 from lintf.ingest.source import (
     Batch,

@@ -72,7 +72,7 @@ class LaneOptions:
     stats_interval_s: float = 1.0
     end_interval_s: float = 0.5
     first_delay_s: float = 0.1
-    max_delay_s: float = 10.0
+    max_delay_s: float = 5.0
     halt_delay_s: float = 10.0
 
     def __post_init__(self) -> None:

@@ -156,7 +156,12 @@ def serve(lanes: Callable[[], Sequence[Lane]], host: str, port: int) -> int:
       OSError: the port is taken.
       ImportError: prometheus-client is not installed.
     """
-    import prometheus_client
+    try:
+        import prometheus_client
+    except ImportError as error:
+        raise ImportError(
+            "metrics need prometheus-client: pip install 'lintf[ingest]'"
+        ) from error
 
     registry = prometheus_client.CollectorRegistry()
     registry.register(LaneCollector(lanes))  # type: ignore[arg-type]

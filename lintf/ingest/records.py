@@ -78,8 +78,13 @@ class AvroDecoder(Decoder):
           ValueError: it is no Avro schema.
           ImportError: fastavro is not installed.
         """
-        import fastavro
-        from fastavro import schema as fastavro_schema
+        try:
+            import fastavro
+            from fastavro import schema as fastavro_schema
+        except ImportError as error:
+            raise ImportError(
+                "Avro values need fastavro: pip install 'lintf[ingest]'"
+            ) from error
 
         try:
             self._schema = fastavro.parse_schema(schema)
@@ -157,9 +162,9 @@ def to_change(
       ValueError: the record is poison, and why.
       SourceError: the decoder's.
 
-    >>> to_change(Record(0, 5, b"7", None), 4, JsonDecoder(), int)
-    ... # doctest: +ELLIPSIS
-    Change(id=7, delete=True, ..., partition=0, previous_offset=4, offset=5)
+    >>> change = to_change(Record(0, 5, b"7", None), 4, JsonDecoder(), int)
+    >>> change.id, change.delete, change.previous_offset, change.offset
+    (7, True, 4, 5)
     """
     position: dict[str, Any] = {
         "partition": record.partition,
