@@ -140,6 +140,8 @@ class LiveSearch {
         std::sort(changed_.begin(), changed_.end());
         changed_.erase(std::unique(changed_.begin(), changed_.end()),
                        changed_.end());
+        const int64_t count = static_cast<int64_t>(changed_.size());
+        if (count > query_.max_copy_bytes / tables_.row_bytes()) return false;
       }
       if (!changed_.empty() || keep_ != k_) {
         CopyChanged();
@@ -171,9 +173,14 @@ class LiveSearch {
     places_.clear();
     for (const int64_t row : changed_) {
       const int64_t place = static_cast<int64_t>(places_.size());
-      state_.changes().ReadRow(row,
-                               [&] { copies_->Load(tables_, row, place); });
-      if (copies_->id(place) != kNoId) places_.push_back(row);
+      bool is_in_use = false;
+      state_.changes().ReadRow(row, [&] {
+        copies_->Load(tables_, row, place);
+        // A new row is announced before it is written; until then it holds
+        // whatever lies past the rows in use.
+        is_in_use = row < state_.num_rows();
+      });
+      if (is_in_use && copies_->id(place) != kNoId) places_.push_back(row);
     }
     const int64_t count = static_cast<int64_t>(places_.size());
     copy_keep_ = std::min(k_, count);

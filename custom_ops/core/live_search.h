@@ -37,6 +37,8 @@ struct LiveQuery {
   int64_t words_per_program = 0;
   // Of the tables, those whose values are returned.
   std::vector<int64_t> returned_columns;
+  // Copies of changed rows may take so much; beyond, it searches again.
+  int64_t max_copy_bytes = int64_t{128} << 20;
   // Called between two steps of a search, so that tests can change rows there.
   std::function<void()> between_steps;
 };

@@ -245,6 +245,15 @@ void StepsOfEveryKind() {
   options = {};
   options.ring_size = 8;
   ChangesBetweenSteps(options, 300, 400, 10, 40, 2);
+  // Copies that would take too much memory.
+  options = {};
+  options.max_copy_bytes = 1000;
+  ChangesBetweenSteps(options, 300, 400, 10, 40, 2);
+  ChangesBetweenSteps(options, 300, 400, 10, 3, 100);
+  // Rows not in use that look like items.
+  options = {};
+  options.unused_id = 77;
+  ChangesBetweenSteps(options, 0, 400, 10, 20, 4);
   options = {};
   options.type = ElementType::kInt8;
   options.has_codes = true;
@@ -253,6 +262,18 @@ void StepsOfEveryKind() {
   ChangesBetweenSteps(options, 300, 400, 10, 20, 3);
   options.has_items = false;
   ChangesBetweenSteps(options, 300, 400, 10, 20, 3);
+}
+
+// A row that is about to be taken is no result yet, whatever it holds.
+void AnnouncedBeforeItIsWritten() {
+  TestIndex::Options options;
+  options.unused_id = 77;
+  TestIndex index(options);
+  index.Update({1, 2, 3}, {});
+  TestSearch search({""}, 10, 1);
+  search.Run(index, Algorithm::kMasked, [&] { index.Announce(3); });
+  CHECK_THAT(search.counts[0] == 3) << search.counts[0];
+  CHECK_THAT(std::count(search.rows.begin(), search.rows.end(), 3) == 0);
 }
 
 // Codes and rescoring: what is returned is of a piece, passes, and nothing
@@ -434,6 +455,7 @@ void ThreadsOfEveryKind() {
 
 int main() {
   lintf::StepsOfEveryKind();
+  lintf::AnnouncedBeforeItIsWritten();
   lintf::QuantizedBetweenSteps();
   lintf::ThreadsOfEveryKind();
   return lintf::testing::Result();

@@ -33,6 +33,9 @@ struct TestIndexOptions {
   bool has_items = true;
   bool has_codes = false;
   int64_t ring_size = 1 << 16;
+  int64_t max_copy_bytes = int64_t{128} << 20;  // of its searches
+  // What the ids of rows not in use happen to hold.
+  int64_t unused_id = kNoId;
 };
 
 class TestIndex {
@@ -42,7 +45,7 @@ class TestIndex {
   explicit TestIndex(const Options& options)
       : options_(options),
         oporp_({kTestDim, kTestDim, 8, 7}),
-        ids_(options.capacity, kNoId),
+        ids_(options.capacity, options.unused_id),
         items_(options.capacity * kTestDim),
         scales_(options.capacity),
         codes_((options.capacity + 63) / 64 * 64 * oporp_.config().words()),
@@ -131,6 +134,13 @@ class TestIndex {
     return plan.status();
   }
 
+  // As a writer that has announced a row and written nothing of it yet.
+  void Announce(int64_t row) {
+    state_->changes().Begin(row);
+    state_->changes().End(row);
+  }
+
+  const Options& options() const { return options_; }
   const RowTables& tables() const { return tables_; }
   const IndexState& state() const { return *state_; }
   const SignOporp& oporp() const { return oporp_; }
@@ -215,6 +225,7 @@ class TestSearch {
     query.programs = programs_.data();
     query.words_per_program = words_;
     query.returned_columns = {2, 0, 1};
+    query.max_copy_bytes = index.options().max_copy_bytes;
     query.between_steps = between_steps;
     RetrievalInput& input = query.retrieval;
     input.knn.queries = queries_.data();

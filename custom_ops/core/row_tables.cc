@@ -16,6 +16,14 @@ char* Writable(const void* memory, int64_t offset) {
 
 }  // namespace
 
+int64_t RowTables::row_bytes() const {
+  int64_t bytes = static_cast<int64_t>(sizeof(*ids)) + item_bytes() +
+                  code_words * static_cast<int64_t>(sizeof(*codes));
+  if (items.scales != nullptr) bytes += sizeof(*items.scales);
+  for (size_t i = 0; i < columns.size(); ++i) bytes += column_bytes(i);
+  return bytes;
+}
+
 RowCopies::RowCopies(const RowTables& like, int64_t capacity)
     : tables_(like), ids_(capacity) {
   tables_.ids = ids_.data();

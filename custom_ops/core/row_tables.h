@@ -30,6 +30,8 @@ struct RowTables {
   int64_t column_bytes(size_t i) const {
     return columns[i].width * ColumnTypeSize(columns[i].type);
   }
+  // Bytes of a row of all tables.
+  int64_t row_bytes() const;
 };
 
 // Private rows in the layout of `like`, to be filled one by one.

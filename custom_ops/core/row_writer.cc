@@ -24,13 +24,12 @@ UpdatePlan::UpdatePlan(const RowUpdates& updates, const IndexState& state)
     if (is_new) {
       item.was_there = item.is_there = state.row_of_id().RowOf(id) >= 0;
     }
-    if (updates.attributes_only && !item.is_there) {
-      status_[i] = UpdateStatus::kNotFound;
-      continue;
-    }
     if (updates.remove[i]) {
       if (!item.is_there) continue;
       status_[i] = UpdateStatus::kDeleted;
+    } else if (updates.attributes_only && !item.is_there) {
+      status_[i] = UpdateStatus::kNotFound;
+      continue;
     } else {
       status_[i] =
           item.is_there ? UpdateStatus::kReplaced : UpdateStatus::kInserted;

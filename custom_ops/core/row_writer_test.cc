@@ -116,6 +116,8 @@ void AttributesAlone() {
   TestIndex::Options options;
   options.has_codes = true;
   TestIndex index(options);
+  CHECK_THAT((index.Update({1}, {2}, /*attributes_only=*/true) ==
+              Statuses{kNotFound, kUnchanged}));
   index.Update({1}, {});
   // The same embedding needs the same number but for the columns.
   CHECK_THAT((index.Update({1 + kIds, 2}, {}, true) ==

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <random>
 #include <string>
 #include <vector>
@@ -89,9 +90,11 @@ class IndexStatsOp : public OpKernel {
     OP_REQUIRES_OK(ctx, index.Open(ctx, IndexReader::Parts::kRows));
     Tensor* rows;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({}), &rows));
-    rows->scalar<int64_t>()() = index.state().num_rows();
     Tensor* live_rows;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({}), &live_rows));
+    // The two belong together.
+    std::lock_guard<std::mutex> no_update(index.state().write_mu());
+    rows->scalar<int64_t>()() = index.state().num_rows();
     live_rows->scalar<int64_t>()() = index.state().live_rows();
   }
 };

@@ -2,6 +2,7 @@
 #include "custom_ops/kernels/index_resource.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -14,6 +15,7 @@
 #include "custom_ops/core/huge_pages.h"
 #include "custom_ops/core/id_map.h"
 #include "custom_ops/core/index_state.h"
+#include "custom_ops/core/racy_copy.h"
 #include "tensorflow/core/framework/tensor.h"
 
 namespace lintf {
@@ -30,21 +32,25 @@ absl::Status CheckIds(const IdMap::Summary& ids, int64_t num_rows) {
 
 }  // namespace
 
-bool IndexResource::Find(const tensorflow::Tensor& ids, int64_t num_rows,
+bool IndexResource::Find(const tensorflow::Tensor& ids,
+                         const tensorflow::Tensor& num_rows,
                          Entry* entry) const {
   std::shared_lock<std::shared_mutex> lock(mu_);
+  LoadRacy(&entry->num_rows, num_rows.data(), sizeof(entry->num_rows));
   if (!valid_ || entry_.ids.data() != ids.data()) return false;
-  // Updates write the variable last.
+  // Updates write first the state, then the variable, then entry_, which is
+  // why this reads them in the opposite order.
+  std::atomic_thread_fence(std::memory_order_acquire);
   const int64_t most =
       entry_.state == nullptr ? entry_.num_rows : entry_.state->num_rows();
-  if (num_rows < entry_.num_rows || num_rows > most) return false;
+  if (entry->num_rows < entry_.num_rows || entry->num_rows > most) return false;
   entry->status = entry_.status;
   entry->state = entry_.state;
   return true;
 }
 
 absl::Status IndexResource::GetState(const tensorflow::Tensor& ids,
-                                     int64_t num_rows,
+                                     const tensorflow::Tensor& num_rows,
                                      std::shared_ptr<IndexState>* state) {
   Entry entry;
   if (Find(ids, num_rows, &entry)) {
@@ -59,10 +65,9 @@ absl::Status IndexResource::GetState(const tensorflow::Tensor& ids,
   }
   entry.owns_ids = ids.RefCountIsOne();
   entry.ids = ids;
-  entry.num_rows = num_rows;
   auto built = std::make_shared<IndexState>(ids.flat<int64_t>().data(),
-                                            num_rows, ids.NumElements());
-  entry.status = CheckIds(built->summary(), num_rows);
+                                            entry.num_rows, ids.NumElements());
+  entry.status = CheckIds(built->summary(), entry.num_rows);
   if (entry.status.ok()) entry.state = std::move(built);
   *state = entry.state;
   const absl::Status status = entry.status;
@@ -70,6 +75,11 @@ absl::Status IndexResource::GetState(const tensorflow::Tensor& ids,
   entry_ = std::move(entry);
   valid_ = true;
   return status;
+}
+
+void IndexResource::SetNumRows(const IndexState& state, int64_t num_rows) {
+  std::unique_lock<std::shared_mutex> lock(mu_);
+  if (entry_.state.get() == &state) entry_.num_rows = num_rows;
 }
 
 bool IndexResource::OwnsIds() const {

@@ -28,19 +28,23 @@ class IndexResource : public tensorflow::ResourceBase {
   // wait. FAILED_PRECONDITION if two rows have the same id.
   //
   // A state counts as out of date when the variable has another buffer (a
-  // restore, an assignment) or when the number of rows is none that updates
-  // have led to since it was made. Writes in place must call `Invalidate`,
-  // unless they keep the state up, as updates do.
-  absl::Status GetState(const tensorflow::Tensor& ids, int64_t num_rows,
+  // restore, an assignment) or when the variable `num_rows`, whose lock the
+  // caller holds as well, is not what updates have made it. Writes in place
+  // must call `Invalidate`, unless they keep the state up, as updates do.
+  absl::Status GetState(const tensorflow::Tensor& ids,
+                        const tensorflow::Tensor& num_rows,
                         std::shared_ptr<IndexState>* state);
+
+  // An update of `state` has written its number of rows to the variable.
+  void SetNumRows(const IndexState& state, int64_t num_rows);
 
   // Whether the buffer of `ids`, which the state was made from, was nobody
   // else's then, so that updates may write to it.
   bool OwnsIds() const;
 
   // Forgets the state; the next use makes it again. The caller holds the lock
-  // of the variable that it writes exclusively, so that no search is using a
-  // state of the old ids.
+  // of the variable that it writes exclusively, or knows in another way that
+  // no search and no update is using the old state.
   void Invalidate();
 
   // Memory that searches scan; the caller holds its variable's lock.
@@ -73,13 +77,14 @@ class IndexResource : public tensorflow::ResourceBase {
     // Keeps the buffer alive, so that no other one can get its address.
     tensorflow::Tensor ids;
     bool owns_ids = false;
-    int64_t num_rows = 0;  // when the state was made
+    int64_t num_rows = 0;  // of the variable, updates that run apart
     absl::Status status;
     std::shared_ptr<IndexState> state;
   };
 
-  // True and the entry, if it is about these rows.
-  bool Find(const tensorflow::Tensor& ids, int64_t num_rows,
+  // True and the entry, if it is about these rows. Sets its `num_rows` to what
+  // the variable says in any case.
+  bool Find(const tensorflow::Tensor& ids, const tensorflow::Tensor& num_rows,
             Entry* entry) const;
 
   std::atomic<int64_t> masked_{0};

@@ -2,6 +2,7 @@
 #include "custom_ops/kernels/index_variables.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -66,6 +67,12 @@ absl::Status CheckVariable(const Var& variable, const Tensor& value,
                      ", got shape ", value.shape().DebugString()));
   }
   return absl::OkStatus();
+}
+
+// Whether nobody else holds the buffer of `values`.
+bool IsOwn(const Tensor& values) {
+  // Without elements there is no buffer.
+  return values.NumElements() == 0 || values.RefCountIsOne();
 }
 
 // The variable of a list input that has one handle or none.
@@ -170,7 +177,8 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
     TF_RETURN_IF_ERROR(CheckAll());
     if (embeddings_variable_ != nullptr) PrepareTables();
     TF_RETURN_IF_ERROR(
-        index_->GetState(*ids_variable_->tensor(), num_rows_, &state_));
+        index_->GetState(*ids_variable_->tensor(),
+                         *num_rows_variable_->tensor(), &state_));
     if (parts != Parts::kWrite || IsPrivate()) return absl::OkStatus();
     UnlockAll();
     TF_RETURN_IF_ERROR(MakePrivate(ctx));
@@ -242,7 +250,7 @@ bool IndexReader::IsPrivate() const {
   for (Var* variable : AllVariables()) {
     // The index itself holds the ids.
     if (variable == ids_variable_.get()) continue;
-    if (!variable->tensor()->RefCountIsOne()) return false;
+    if (!IsOwn(*variable->tensor())) return false;
   }
   return index_->OwnsIds();
 }
@@ -257,7 +265,7 @@ absl::Status IndexReader::MakePrivate(OpKernelContext* ctx) {
       continue;
     }
     Tensor* const values = variable->tensor();
-    if (values->RefCountIsOne()) continue;
+    if (IsOwn(*values)) continue;
     Tensor copy;
     TF_RETURN_IF_ERROR(
         ctx->allocate_temp(values->dtype(), values->shape(), &copy));
@@ -269,7 +277,14 @@ absl::Status IndexReader::MakePrivate(OpKernelContext* ctx) {
 
 void IndexReader::StoreNumRows() const {
   const int64_t num_rows = state_->num_rows();
-  StoreRacy(num_rows_variable_->tensor()->data(), &num_rows, sizeof(num_rows));
+  void* const stored = num_rows_variable_->tensor()->data();
+  int64_t before;
+  LoadRacy(&before, stored, sizeof(before));
+  if (before == num_rows) return;
+  // Whoever sees it sees the state's.
+  std::atomic_thread_fence(std::memory_order_release);
+  StoreRacy(stored, &num_rows, sizeof(num_rows));
+  index_->SetNumRows(*state_, num_rows);
 }
 
 void IndexReader::StoreLogOffset(int64_t partition, int64_t offset) const {
@@ -304,6 +319,11 @@ absl::Status IndexReader::CheckAll() {
   TF_RETURN_IF_ERROR(
       CheckVariable(*ids_variable_, ids, "ids", tensorflow::DT_INT64, 1));
   capacity_ = ids.dim_size(0);
+  if (capacity_ < 1) {
+    return absl::InvalidArgumentError(
+        "the variable `ids` must have at least one row; make the index with a "
+        "capacity of 1 or more");
+  }
   tables_ = RowTables();
   tables_.ids = ids.flat<int64_t>().data();
 
@@ -311,11 +331,12 @@ absl::Status IndexReader::CheckAll() {
   TF_RETURN_IF_ERROR(CheckVariable(*num_rows_variable_, num_rows, "num_rows",
                                    tensorflow::DT_INT64, 0));
   // Updates may write it meanwhile.
-  LoadRacy(&num_rows_, num_rows.data(), sizeof(num_rows_));
-  if (num_rows_ < 0 || num_rows_ > capacity_) {
+  int64_t rows;
+  LoadRacy(&rows, num_rows.data(), sizeof(rows));
+  if (rows < 0 || rows > capacity_) {
     return absl::InvalidArgumentError(
         absl::StrCat("`num_rows` must be in [0, ", capacity_,
-                     "], the capacity of `ids`, got ", num_rows_));
+                     "], the capacity of `ids`, got ", rows));
   }
 
   if (embeddings_variable_ != nullptr) {

@@ -122,7 +122,6 @@ class IndexReader {
   std::vector<tensorflow::core::RefCountPtr<tensorflow::Var>> column_variables_;
   std::vector<tensorflow::Var*> locked_;
 
-  int64_t num_rows_ = 0;  // the variable's
   int64_t capacity_ = 0;
   RowTables tables_;
   std::shared_ptr<IndexState> state_;

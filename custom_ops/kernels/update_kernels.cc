@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/float_environment.h"
 #include "custom_ops/core/id_map.h"
 #include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/item_matrix.h"
@@ -32,9 +33,10 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 
-// The largest finite half-precision number, and half a step more, from which
-// on a float is rounded to infinity.
+// Half a step beyond the largest number of a narrow type: from here on a float
+// is rounded to infinity.
 constexpr float kFloat16Limit = 65520.0f;
+constexpr float kBfloat16Limit = 0x1.FFp127f;
 
 // The embeddings of a batch as the index stores them.
 struct EncodedItems {
@@ -192,13 +194,14 @@ class UpdateOp : public OpKernel {
           "], one row of the index's dimension for each id, got ",
           given.shape().DebugString()));
     }
+    // What is stored must not depend on the thread.
+    const ScopedFloatEnvironment environment;
     // Rows without an embedding are encoded as zeros, which nobody reads.
     std::vector<float> vectors(given.NumElements());
     for (int64_t i = 0; i < updates->count; ++i) {
       if (updates->remove[i] || updates->ids[i] == kNoId) continue;
       const float* const vector = given.flat<float>().data() + i * dim;
-      TF_RETURN_IF_ERROR(CheckVectorValues(
-          i, vector, dim, tables.items.type == ElementType::kFloat16));
+      TF_RETURN_IF_ERROR(CheckVectorValues(i, vector, dim, tables.items));
       float* const out = vectors.data() + i * dim;
       if (normalize_) {
         Normalize(vector, dim, out);
@@ -226,7 +229,7 @@ class UpdateOp : public OpKernel {
   }
 
   absl::Status CheckVectorValues(int64_t row, const float* vector, int64_t dim,
-                                 bool is_half) const {
+                                 const ItemMatrix& items) const {
     const int64_t bad = FindNonFinite(vector, dim);
     if (bad >= 0) {
       return absl::InvalidArgumentError(
@@ -240,13 +243,20 @@ class UpdateOp : public OpKernel {
                        ": `embedding` must not be zero, because "
                        "the metric is cosine"));
     }
+    const bool is_half = items.type == ElementType::kFloat16;
+    const bool is_narrow = is_half || items.type == ElementType::kBfloat16;
     // Of length 1 it always fits.
-    if (!is_half || normalize_) return absl::OkStatus();
+    if (items.data == nullptr || !is_narrow || normalize_) {
+      return absl::OkStatus();
+    }
+    const float limit = is_half ? kFloat16Limit : kBfloat16Limit;
     for (int64_t d = 0; d < dim; ++d) {
-      if (std::fabs(vector[d]) < kFloat16Limit) continue;
+      if (std::fabs(vector[d]) < limit) continue;
       return absl::InvalidArgumentError(absl::StrCat(
           "row ", row, ": `embedding` holds ", vector[d], " at dimension ", d,
-          ", which does not fit float16; it ends at 65504"));
+          ", which does not fit ",
+          is_half ? "float16; it ends at 65504"
+                  : "bfloat16; it ends at 3.3895e38"));
     }
     return absl::OkStatus();
   }

@@ -121,6 +121,9 @@ def test_attributes_alone():
     values = _values(rng, 2)
     done = index.update(ids, [False, False], None, values)
     assert done.status.numpy().tolist() == [REPLACED, NOT_FOUND]
+    # A delete is one here too.
+    gone = index.update([10**9], [True], None, _values(rng, 1))
+    assert gone.status.numpy().tolist() == [UNCHANGED]
     looked = index.lookup(ids)
     assert looked.found.numpy().tolist() == [True, False]
     np.testing.assert_array_equal(looked.embedding[0], index.vectors[3])
@@ -350,6 +353,16 @@ def test_values_must_fit_their_storage():
         ops.update([1], [False], [[65520.0]], [], None, **state)
     ops.update([1], [False], [[65519.0]], [], None, **state)
     assert half.numpy()[0, 0] == 65504
+    brain = state | {"embeddings": tf.Variable(tf.zeros([4, 1], tf.bfloat16))}
+    largest, beyond = np.array([0x7F7F7FFF, 0x7F7F8000], np.int32).view("f4")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="bfloat16"):
+        ops.update([1], [False], [[-beyond]], [], None, **brain)
+    ops.update([1], [False], [[-largest]], [], None, **brain)
+    assert brain["embeddings"].numpy()[0, 0] == -tf.bfloat16.max
+    # A length that float32 only just holds is one.
+    tiny = state | {"embeddings": tf.Variable(tf.zeros([4, 1]))}
+    ops.update([1], [False], [[1e-45]], [], None, metric="cosine", **tiny)
+    assert tiny["embeddings"].numpy()[0, 0] == 1
     # What a delete or a skipped row holds is not looked at.
     ops.update([1], [True], [[np.nan]], [], None, **state)
     with pytest.raises(ValueError, match="values for each of the 1 columns"):
@@ -392,6 +405,36 @@ def test_assigned_variables_are_noticed():
     assert int(index.num_rows) == 3
     index.resource.invalidate()
     assert int(index.stats().live_rows) == 3
+
+
+def test_a_number_of_rows_that_was_passed_is_noticed():
+    index = ToyIndex(rows=2, capacity=9, dim=1)
+    zeros = [np.zeros(3, d) for d in COLUMN_DTYPES]
+    index.update([100, 101, 102], [False] * 3, [[5.0], [6.0], [7.0]], zeros)
+    assert int(index.num_rows) == 5
+    index.num_rows.assign(3)
+    assert index.lookup([100, 101]).found.numpy().tolist() == [True, False]
+    assert int(index.stats().live_rows) == 3
+    values = [np.zeros(1, d) for d in COLUMN_DTYPES]
+    index.update([103], [False], [[8.0]], values)
+    assert index.lookup([103]).row.numpy().tolist() == [3]
+    assert int(index.num_rows) == 4
+
+
+def test_smallest_indexes():
+    index = ToyIndex(rows=0, capacity=1, dim=1)
+    index.log_offsets = tf.Variable(tf.zeros([0], tf.int64))
+    zeros = [np.zeros(1, d) for d in COLUMN_DTYPES]
+    done = index.update([5], [False], [[2.0]], zeros)
+    assert done.status.numpy().tolist() == [INSERTED]
+    assert index.offsets().shape == [0]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[0, 0\)"):
+        index.update([5], [False], [[2.0]], zeros, _log((0, -1, 0)))
+    index = ToyIndex(rows=0, capacity=0, dim=1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one"):
+        index.update([5], [False], [[2.0]], zeros)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one"):
+        index.retrieve([[1.0]], [NO_FILTER], k=1)
 
 
 def test_searches_while_rows_are_rewritten():
