@@ -129,7 +129,7 @@ class LiveSearch {
     int64_t seen = begin_;
     for (int round = 0;; ++round) {
       std::unique_lock<std::mutex> writers(state_.write_mu(), std::defer_lock);
-      if (round == kMaxRounds && !writers_wait) writers.lock();
+      if (round >= kMaxRounds && !writers_wait) writers.lock();
       const int64_t now = changes.announced();
       fresh.clear();
       if (!changes.Collect(seen, now, &fresh)) return false;

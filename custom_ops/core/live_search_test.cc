@@ -249,7 +249,6 @@ void StepsOfEveryKind() {
   options = {};
   options.max_copy_bytes = 1000;
   ChangesBetweenSteps(options, 300, 400, 10, 40, 2);
-  ChangesBetweenSteps(options, 300, 400, 10, 3, 100);
   // Rows not in use that look like items.
   options = {};
   options.unused_id = 77;
@@ -271,7 +270,10 @@ void AnnouncedBeforeItIsWritten() {
   TestIndex index(options);
   index.Update({1, 2, 3}, {});
   TestSearch search({""}, 10, 1);
-  search.Run(index, Algorithm::kMasked, [&] { index.Announce(3); });
+  int steps = 0;
+  search.Run(index, Algorithm::kMasked, [&] {
+    if (steps++ == 0) index.Announce(3);
+  });
   CHECK_THAT(search.counts[0] == 3) << search.counts[0];
   CHECK_THAT(std::count(search.rows.begin(), search.rows.end(), 3) == 0);
 }

@@ -176,9 +176,8 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
     LockAll();
     TF_RETURN_IF_ERROR(CheckAll());
     if (embeddings_variable_ != nullptr) PrepareTables();
-    TF_RETURN_IF_ERROR(
-        index_->GetState(*ids_variable_->tensor(),
-                         *num_rows_variable_->tensor(), &state_));
+    TF_RETURN_IF_ERROR(index_->GetState(
+        *ids_variable_->tensor(), *num_rows_variable_->tensor(), &state_));
     if (parts != Parts::kWrite || IsPrivate()) return absl::OkStatus();
     UnlockAll();
     TF_RETURN_IF_ERROR(MakePrivate(ctx));

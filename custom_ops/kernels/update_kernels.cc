@@ -252,11 +252,11 @@ class UpdateOp : public OpKernel {
     const float limit = is_half ? kFloat16Limit : kBfloat16Limit;
     for (int64_t d = 0; d < dim; ++d) {
       if (std::fabs(vector[d]) < limit) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "row ", row, ": `embedding` holds ", vector[d], " at dimension ", d,
-          ", which does not fit ",
-          is_half ? "float16; it ends at 65504"
-                  : "bfloat16; it ends at 3.3895e38"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("row ", row, ": `embedding` holds ", vector[d],
+                       " at dimension ", d, ", which does not fit ",
+                       is_half ? "float16; it ends at 65504"
+                               : "bfloat16; it ends at 3.3895e38"));
     }
     return absl::OkStatus();
   }
