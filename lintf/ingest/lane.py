@@ -32,6 +32,8 @@ from lintf.serving.changes import Change
 
 _LOGGER = logging.getLogger("lintf.ingest")
 
+_SPEED_WINDOW_S = 10.0
+
 STATUS_NAMES = {
     signatures.UNCHANGED: "unchanged",
     signatures.INSERTED: "inserted",
@@ -184,6 +186,8 @@ class Lane:
         self._goal: tuple[int, float] | None = None
         self._oldest_ms: int | None = None
         self._attribute_names: set[str] | None = None
+        # When requests were applied lately, and how many changes they had.
+        self._recent: collections.deque[tuple[float, int]] = collections.deque()
         # Poison that is counted, but not skipped yet.
         self._buried: set[int] = set()
 
@@ -227,6 +231,14 @@ class Lane:
         if lag is None or oldest_ms is None:
             return None
         return max(self._wall_clock() - oldest_ms / 1e3, 0.0)
+
+    @property
+    def applied_per_second(self) -> float:
+        """Changes applied a second, over the last 10 seconds."""
+        since = self._clock() - _SPEED_WINDOW_S
+        # Copied at once: the lane's own thread adds to it.
+        recent = list(self._recent)
+        return sum(n for at, n in recent if at > since) / _SPEED_WINDOW_S
 
     # The steps.
 
@@ -411,7 +423,10 @@ class Lane:
                 self._buried.discard(row.record.offset)
         self._note_oldest()
         self.position = self._stood_at = run[-1].offset
-        self._asked_at = self._clock()
+        now = self._asked_at = self._clock()
+        self._recent.append((now, len(run)))
+        while self._recent[0][0] <= now - _SPEED_WINDOW_S:
+            self._recent.popleft()
         if self._suspects:
             self._suspects = max(self._suspects - len(run), 0)
             if not self._suspects and self._refused_rows:

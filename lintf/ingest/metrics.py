@@ -41,6 +41,11 @@ class LaneCollector:
                 lambda lane: lane.lag_seconds,
             ),
             (
+                "applied_per_second",
+                "Changes applied a second, over the last 10 seconds.",
+                lambda lane: lane.applied_per_second,
+            ),
+            (
                 "offset",
                 "The last offset that the index holds.",
                 lambda lane: lane.position,

@@ -656,6 +656,20 @@ def test_lag(world: World) -> None:
     assert (lane.lag_records, lane.lag_seconds) == (0, 0.0)
 
 
+def test_speed(world: World) -> None:
+    lane = world.lane()
+    assert lane.applied_per_second == 0.0
+    _fill(world, 40)
+    for _ in range(5):
+        world.now += 1.0
+        lane.step()
+    assert lane.applied_per_second == 4.0
+    world.now += 7.0
+    assert lane.applied_per_second == pytest.approx(2.4)
+    world.now += 10.0
+    assert lane.applied_per_second == 0.0
+
+
 def test_caught_up_is_what_was_there_when_looked_at(world: World) -> None:
     lane = world.lane(LaneOptions(5, 0.0, end_interval_s=0.5))
     _fill(world, 10)

@@ -83,6 +83,7 @@ def test_the_endpoint(world: World) -> None:
     assert value("lag_records") == 1
     assert value("lag_seconds") == 10.0
     assert value("offset") == 3
+    assert 0 < value("applied_per_second") < 1
     assert value("halted") == 1
     assert value("waiting") == 0
     assert value("applied_total", 'status="inserted"') == 2
