@@ -39,7 +39,9 @@ _FAULTS = {
 
 def to_target_error(error: grpc.RpcError) -> TargetError:
     """What to do after a failed call."""
-    code, details = error.code(), error.details() or ""
+    # TensorFlow appends the names of nodes, which tell a reader nothing and
+    # differ between versions.
+    code, details = error.code(), (error.details() or "").split("\n\t [[")[0]
     fault = _FAULTS.get(code, Fault.RETRY)
     if fault is Fault.FULL and "threadpool" in details.lower():
         # Of the server's threads, not of the index's rows.

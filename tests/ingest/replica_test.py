@@ -153,6 +153,19 @@ def test_errors_by_code(code: Code, details: str, fault: Fault) -> None:
     assert error.message == f"{code.name}: {details}"
 
 
+def test_names_of_nodes_are_left_out() -> None:
+    class Error(grpc.RpcError):
+        def code(self) -> Code:
+            return Code.INVALID_ARGUMENT
+
+        def details(self) -> str:
+            return "row 3: no good\n\t [[{{node Lintf>Update}}]]"
+
+    assert (
+        to_target_error(Error()).message == "INVALID_ARGUMENT: row 3: no good"
+    )
+
+
 def test_an_export_without_updates(address: str, fake: FakeServer) -> None:
     fake.indexes[2] = FakeIndex(read_only=True)
     replica = GrpcReplica(address, MODEL)
