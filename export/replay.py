@@ -8,6 +8,7 @@ log's order, so the index becomes what a server's would.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,15 @@ from export.errors import JobError
 from lintf.index.index import Index
 from lintf.index.updates import Updates
 from lintf.ingest.records import Decoder, skip, to_change
-from lintf.ingest.source import Record, Source
+from lintf.ingest.source import Record, Source, SourceUnavailableError
 from lintf.serving.changes import Change, ChangeEncoder
 
 _BATCH_ROWS = 1000
-# How long a read waits for records that it was told are there.
-_READ_TIMEOUT_S = 30.0
+# A read waits so long for the rest of a batch, which may not be there: offsets
+# have gaps.
+_READ_S = 0.2
+# How long nothing may come though the log has more.
+_MAX_SILENCE_S = 60.0
 
 # Told of a record that no index can apply, and why.
 OnPoison = Callable[[Record, str], None]
@@ -97,16 +101,23 @@ class Replay:
         self, source: Source, partition: int, stored: int, last: int
     ) -> None:
         previous, read_to, count = stored, stored, 0
+        heard_at = time.monotonic()
         while read_to < last:
-            batch = source.read(
-                partition, read_to, _BATCH_ROWS, _READ_TIMEOUT_S
-            )
+            limit = min(_BATCH_ROWS, last - read_to)
+            try:
+                batch = source.read(partition, read_to, limit, _READ_S)
+            except SourceUnavailableError:
+                if time.monotonic() > heard_at + _MAX_SILENCE_S:
+                    raise
+                continue
             records = [r for r in batch.records if r.offset <= last]
-            if batch.next_offset <= read_to + 1:
+            if batch.next_offset > read_to + 1:
+                heard_at = time.monotonic()
+            elif time.monotonic() > heard_at + _MAX_SILENCE_S:
                 raise JobError(
                     f"partition {partition}: the log must go up to offset "
                     f"{last}, but nothing came after {read_to} in "
-                    f"{_READ_TIMEOUT_S:.0f} s"
+                    f"{_MAX_SILENCE_S:.0f} s"
                 )
             self._apply(self._changes(records, previous), _by_offset(records))
             if records:

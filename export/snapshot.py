@@ -99,13 +99,15 @@ def snapshot(
         stored = restore.log_offsets_of(last)
         until = _until(log, stored)
         _say(f"Loading {last}")
-        restored = restore.restore(last, capacity)
+        restored = restore.restore(last, at_least=capacity)
         index = restored.index
+        capacity = capacity or restored.saved_capacity
         memory.check(index.schema, index.capacity)
-        if until == stored and index.capacity == restored.saved_capacity:
+        if until == stored and capacity == restored.saved_capacity:
             _say(f"Nothing to do: {last} holds the log up to {until} already")
             return last
-        _replay(index, restored.towers.get("item_tower"), log, until)
+        item_tower = restored.towers.get("item_tower")
+        index = _replay(index, item_tower, log, until, capacity)
         on_event("replayed")
         parent = publish.read_build(last)
         build = {
@@ -150,7 +152,9 @@ def write_first(
     with _locked(base):
         memory.check(index.schema, index.capacity)
         until = _until(log, index.log_offsets.numpy().tolist())
-        _replay(index, arguments.get("item_tower"), log, until)
+        index = _replay(
+            index, arguments.get("item_tower"), log, until, index.capacity
+        )
         on_event("replayed")
         build_id = _build_id({}, index, index.schema.to_json())
         build = {"build_id": build_id, "bootstrap": True}
@@ -200,16 +204,25 @@ def _until(log: Log, stored: Sequence[int]) -> list[int]:
 
 
 def _replay(
-    index: Index, item_tower: Any, log: Log, until: Sequence[int]
-) -> None:
+    index: Index,
+    item_tower: Any,
+    log: Log,
+    until: Sequence[int],
+    capacity: int,
+) -> Index:
+    """The index with the log applied, without holes, of some capacity."""
     replay = Replay(index, item_tower, log.decoder, log.on_poison)
     tally = replay.run(log.source, until)
-    restore.compact(index)
+    if capacity == index.capacity:
+        restore.compact(index)
+    else:
+        index = restore.resized(index, capacity)
     _say(
         f"Applied {tally.records:,} records up to {list(until)}"
         + (f", {tally.poison:,} of them skipped" if tally.poison else "")
         + f": {int(index.num_rows):,} items"
     )
+    return index
 
 
 def _build_id(parent: Mapping[str, Any], index: Index, source: str) -> str:

@@ -52,13 +52,17 @@ class Restored:
 
 
 def restore(
-    path: str | os.PathLike[str], capacity: int | None = None
+    path: str | os.PathLike[str],
+    capacity: int | None = None,
+    *,
+    at_least: int | None = None,
 ) -> Restored:
     """Reads a SavedModel that `ServedIndex.save` wrote.
 
     Args:
         path: Its directory.
         capacity: Rows to allocate; None for as many as it had.
+        at_least: In place of `capacity`: this many, or as many as it had.
 
     Raises:
         ValueError: It is no such SavedModel, or its items do not fit.
@@ -66,9 +70,9 @@ def restore(
     path = pathlib.Path(path)
     loaded, settings = load(path)
     shape = shape_of(loaded)
-    index = _filled(
-        loaded.state, path, shape.schema, capacity or shape.capacity
-    )
+    if capacity is None:
+        capacity = max(shape.capacity, at_least or 0)
+    index = _filled(loaded.state, path, shape.schema, capacity)
     return Restored(index, towers(loaded), settings, shape.capacity)
 
 
@@ -154,6 +158,16 @@ def compact(index: Index) -> None:
     _fill(index, rows)
 
 
+def resized(index: Index, capacity: int) -> Index:
+    """A copy of an index with another capacity, and without holes.
+
+    Raises:
+        ValueError: The items do not fit.
+    """
+    rows = _rows_of(index, index.schema, index.id_text)
+    return _made_of(rows, index.schema, capacity)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Rows:
     """All items of an index, as they are stored.
@@ -182,7 +196,10 @@ def _filled(
     state: Any, path: pathlib.Path, schema: IndexSchema, capacity: int
 ) -> Index:
     texts = _Texts(path) if schema.id_dtype == "string" else None
-    rows = _rows_of(state, schema, texts)
+    return _made_of(_rows_of(state, schema, texts), schema, capacity)
+
+
+def _made_of(rows: _Rows, schema: IndexSchema, capacity: int) -> Index:
     count = len(rows.by_variable["ids"])
     if count > capacity:
         raise ValueError(

@@ -2,6 +2,8 @@
 """An index made of nothing but a config and the whole log."""
 
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def test_config_and_log(tmp_path, writer):
             filter=filters,
         )
         assert near["ids"].tolist() == [
-            [b"item 4", b"item 16", b"item 22", b"item 28"]
+            [b"item 16", b"item 22", b"item 28", b"item 34"]
         ]
         both = served.ask(
             "retrieve_by_embedding",
@@ -156,6 +158,20 @@ def test_no_capacity(tmp_path, writer):
 def test_configs_that_are_refused(tmp_path, changes, text):
     with pytest.raises(ConfigError, match=text):
         _config(tmp_path, **changes)
+
+
+def test_config_of_the_readme(tmp_path):
+    text = pathlib.Path(bootstrap.__file__).with_name("README.md").read_text()
+    (example,) = re.findall(r"```yaml\n(dim:.*?)```", text, re.DOTALL)
+    path = tmp_path / "index.yaml"
+    path.write_text(example, encoding="utf-8")
+    schema = bootstrap.load_config(path).schema()
+    assert [a.encoding for a in schema.attributes] == [
+        "bits",
+        "hash",
+        "hash",
+        "number",
+    ]
 
 
 def test_missing_config(tmp_path):

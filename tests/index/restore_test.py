@@ -183,6 +183,21 @@ def test_compact():
     assert int(index.id_text.size()) == len(kept)
 
 
+def test_resized():
+    index = _served(dtype="int8", quantization=CODES).index
+    index.log_offsets.assign([4, -1, 9])
+    kept = np.delete(np.arange(ROWS), HOLES)
+    smaller = restore.resized(index, len(kept))
+    assert smaller.capacity == int(smaller.num_rows) == len(kept)
+    np.testing.assert_array_equal(smaller.ids.numpy(), index.ids.numpy()[kept])
+    np.testing.assert_array_equal(
+        smaller.vectors(range(len(kept))), index.vectors(kept)
+    )
+    assert smaller.log_offsets.numpy().tolist() == [4, -1, 9]
+    with pytest.raises(ValueError, match="at least 86, .* got 85"):
+        restore.resized(index, 85)
+
+
 def test_capacity_below_the_items(tmp_path):
     _served().save(tmp_path / "model")
     with pytest.raises(ValueError, match="at least 86, .* got 85"):
