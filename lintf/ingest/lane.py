@@ -480,15 +480,20 @@ class Lane:
         if error.fault is Fault.CONFLICT and not self._failures:
             self._failures = 1
             return 0.0
-        return self._wait(f"{error.fault.value}: {error.message}")
+        # Two ingesters at once are no reason to worry.
+        calm = error.fault is Fault.CONFLICT
+        return self._wait(
+            f"{error.fault.value}: {error.message}",
+            logging.INFO if calm else logging.WARNING,
+        )
 
     def _forget(self) -> None:
         self._pending.clear()
         self._suspects = self._refused_rows = 0
 
-    def _wait(self, message: str) -> float:
+    def _wait(self, message: str, level: int = logging.WARNING) -> float:
         if self.message != message:
-            self._log(logging.WARNING, message)
+            self._log(level, message)
         self.state, self.message = State.WAITING, message
         options = self._options
         # 2.0 ** 64 is beyond any limit, and far from what floats hold.
