@@ -103,12 +103,14 @@ def snapshot(
         index = restored.index
         capacity = capacity or restored.saved_capacity
         memory.check(index.schema, index.capacity)
-        if until == stored and capacity == restored.saved_capacity:
-            _say(f"Nothing to do: {last} holds the log up to {until} already")
-            return last
         item_tower = restored.towers.get("item_tower")
         index = _replay(index, item_tower, log, until, capacity)
         on_event("replayed")
+        # The log may have gaps in place of records up to `until`.
+        reached = index.log_offsets.numpy().tolist()
+        if reached == stored and capacity == restored.saved_capacity:
+            _say(f"Nothing to do: {last} holds the log up to {until} already")
+            return last
         parent = publish.read_build(last)
         build = {
             **parent,
