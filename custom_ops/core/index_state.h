@@ -43,6 +43,16 @@ class IndexState {
     return num_rows() == live_rows() ? nullptr : live_.get();
   }
 
+  // Calls `copy`, which reads row `row` by LoadRacy, until it has read one
+  // version of it. The caller holds write_mu only if no row is being written.
+  template <typename Copy>
+  void ReadRow(int64_t row, const Copy& copy) const {
+    if (changes_.TryReadRow(row, copy)) return;
+    // Long rows that are rewritten all the time: writers have to wait.
+    const std::lock_guard<std::mutex> no_writer(write_mu_);
+    copy();
+  }
+
   // Held by whoever changes the index. Searches take it only when everything
   // around them changes faster than they can follow.
   std::mutex& write_mu() const { return write_mu_; }

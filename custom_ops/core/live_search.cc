@@ -174,7 +174,7 @@ class LiveSearch {
     for (const int64_t row : changed_) {
       const int64_t place = static_cast<int64_t>(places_.size());
       bool is_in_use = false;
-      state_.changes().ReadRow(row, [&] {
+      state_.ReadRow(row, [&] {
         copies_->Load(tables_, row, place);
         // A new row is announced before it is written; until then it holds
         // whatever lies past the rows in use.
@@ -333,7 +333,7 @@ int64_t LookupLive(const RowTables& tables, const IndexState& state, int64_t id,
   for (;;) {
     const int64_t row = state.row_of_id().RowOf(id);
     if (row < 0) return -1;
-    state.changes().ReadRow(row, [&] { copies->Load(tables, row, place); });
+    state.ReadRow(row, [&] { copies->Load(tables, row, place); });
     if (copies->id(place) == id) return row;
     // It was deleted in between, and the map will say so in a moment.
     std::this_thread::yield();

@@ -31,7 +31,8 @@ class RowChanges {
   // Changes whose rows every later read sees in full.
   int64_t finished() const { return finished_.load(std::memory_order_acquire); }
 
-  // Changes that earlier reads of this thread may have seen, in full or not.
+  // Changes that earlier reads may have seen, in full or not: those of this
+  // thread and of threads that it has waited for.
   int64_t announced() const {
     std::atomic_thread_fence(std::memory_order_acquire);
     return announced_.load(std::memory_order_acquire);
@@ -44,25 +45,28 @@ class RowChanges {
 
   // Calls `copy`, which reads row `row` by LoadRacy, until none of the row's
   // block was written meanwhile. A writer is waited for: it writes one row.
+  // False if its block was written in each of many tries.
   template <typename Copy>
-  void ReadRow(int64_t row, const Copy& copy) const {
+  bool TryReadRow(int64_t row, const Copy& copy) const {
     const std::atomic<uint32_t>& version = versions_[row / kBlockRows];
-    for (int64_t tries = 0;; ++tries) {
+    for (int64_t tries = 0; tries < kMaxTries; ++tries) {
       const uint32_t before = version.load(std::memory_order_acquire);
       if (before % 2 == 0) {
         copy();
         std::atomic_thread_fence(std::memory_order_acquire);
-        if (version.load(std::memory_order_relaxed) == before) return;
+        if (version.load(std::memory_order_relaxed) == before) return true;
       }
       // The writer may be off its core.
       if (tries % 64 == 63) std::this_thread::yield();
     }
+    return false;
   }
 
   int64_t MemoryUsed() const;
 
  private:
   static constexpr int64_t kBlockRows = 64;
+  static constexpr int64_t kMaxTries = 1 << 12;
 
   const int64_t num_blocks_;
   const int64_t ring_mask_;

@@ -3,9 +3,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <thread>
 #include <vector>
 
+#include "custom_ops/core/index_state.h"
 #include "custom_ops/core/racy_copy.h"
 #include "custom_ops/core/testing.h"
 
@@ -67,8 +69,10 @@ void ReadersSeeWholeRows() {
       for (int64_t i = r; !done.load(); ++i) {
         const int64_t row = i % kRows;
         const int64_t before = changes.finished();
-        changes.ReadRow(
-            row, [&] { LoadRacy(copy, table.data() + row * kBytes, kBytes); });
+        while (!changes.TryReadRow(row, [&] {
+          LoadRacy(copy, table.data() + row * kBytes, kBytes);
+        })) {
+        }
         for (const uint8_t byte : copy) torn += byte != copy[0];
         // What it has seen was announced.
         uint8_t again;
@@ -94,6 +98,47 @@ void ReadersSeeWholeRows() {
   CHECK_THAT(torn.load() == 0) << torn.load();
   CHECK_THAT(unannounced.load() == 0) << unannounced.load();
   CHECK_THAT(changes.finished() == 200000);
+}
+
+void RowsBeingWrittenAreNotRead() {
+  RowChanges changes(200);
+  int64_t copies = 0;
+  const auto copy = [&] { ++copies; };
+  CHECK_THAT(changes.TryReadRow(70, copy));
+  changes.Begin(70);
+  // Its neighbours share its version, rows of other blocks do not.
+  CHECK_THAT(!changes.TryReadRow(70, copy));
+  CHECK_THAT(!changes.TryReadRow(127, copy));
+  CHECK_THAT(changes.TryReadRow(128, copy));
+  changes.End(70);
+  CHECK_THAT(changes.TryReadRow(70, copy));
+  // A row that is rewritten during each try.
+  CHECK_THAT(!changes.TryReadRow(5, [&] {
+    changes.Begin(6);
+    changes.End(6);
+  }));
+  CHECK_THAT(copies == 3);
+}
+
+// In the end a reader makes writers wait.
+void RowsThatAreAlwaysWrittenAreRead() {
+  const std::vector<int64_t> ids(10, 1);
+  IndexState state(ids.data(), 1, 10);
+  bool is_locked = false;
+  int64_t tries = 0;
+  state.ReadRow(0, [&] {
+    ++tries;
+    // Another thread asks: this one may hold it.
+    std::thread([&] {
+      const std::unique_lock<std::mutex> writer(state.write_mu(),
+                                                std::try_to_lock);
+      is_locked = !writer.owns_lock();
+      if (is_locked) return;
+      state.changes().Begin(0);
+      state.changes().End(0);
+    }).join();
+  });
+  CHECK_THAT(is_locked && tries > 1) << tries;
 }
 
 void RacyCopiesAreExact() {
@@ -122,6 +167,8 @@ int main() {
   lintf::CollectsWhatWasAnnounced();
   lintf::ForgetsWhatTheRingHasNoRoomFor();
   lintf::ReadersSeeWholeRows();
+  lintf::RowsBeingWrittenAreNotRead();
+  lintf::RowsThatAreAlwaysWrittenAreRead();
   lintf::RacyCopiesAreExact();
   return lintf::testing::Result();
 }
