@@ -21,14 +21,6 @@ ROWS, DIM, K, WORDS = 40, 3, 4, 32
 GENRES = [["War"], ["Comedy", "Drama"], None, ["Drama"]]
 FILTERS = ['genres == "Drama" and year > 1990', ""]
 KINDS = ["native", "portable"]
-SIGNATURES = (
-    "serving_default",
-    "retrieve",
-    "retrieve_by_embedding",
-    "embed_query",
-    "lookup",
-    "index_stats",
-)
 
 
 class Tower(tf.Module):
@@ -109,6 +101,9 @@ class Saved:
             "lookup": {"id": np.array([20, 21])},
             "index_stats": {"probe": np.array([0, 0])},
         }
+        if not portable:
+            # Last, because they change what this process has loaded.
+            self.inputs |= self._updates(embedding)
         model = tf.saved_model.load(str(path))
         self.outputs = {
             name: {
@@ -119,7 +114,32 @@ class Saved:
             }
             for name, inputs in self.inputs.items()
         }
-        assert sorted(model.signatures) == sorted(SIGNATURES)
+        assert sorted(model.signatures) == sorted(self.inputs)
+
+    @staticmethod
+    def _updates(embedding):
+        """A new embedding and a delete; then attributes of two items."""
+        none = np.array([-1, -1])
+        attributes = {
+            "id": np.array([20, 30]),
+            "attribute_genres": np.array(
+                [["War", "", "", ""], ["?"] + [""] * 3]
+            ),
+            "attribute_year": np.array([1999, 2000]),
+            "log_partition": none,
+            "log_previous_offset": none,
+            "log_offset": none,
+        }
+        rows = {
+            **attributes,
+            "delete": np.array([False, True]),
+            "embedding": embedding,
+        }
+        return {
+            "update_attributes": attributes,
+            "update": rows,
+            "update_by_embedding": {**rows, "id": np.array([40, 50])},
+        }
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -188,7 +208,7 @@ def run_process(command, **env):
 def test_runs_every_signature(saved, tmp_path):
     outputs = {
         tmp_path / f"{name}-{files}": (name, files)
-        for name in SIGNATURES
+        for name in saved.inputs
         for files in (False, True)
     }
     commands = [
@@ -205,6 +225,8 @@ def test_runs_every_signature(saved, tmp_path):
     # The values are not empty: the search found what the filter lets through.
     years = saved.outputs["retrieve"]["attribute_year"][0]
     assert (years > 1990).all()
+    if "update" in saved.outputs:
+        assert saved.outputs["update"]["status"].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("saved", ["native"], indirect=True)
