@@ -136,8 +136,8 @@ in its partition of the batch, or the stored one. A row whose id is -1 changes
 nothing but the offset; it must come from the log.
 
 INVALID_ARGUMENT for shapes and dtypes that do not fit the index, an embedding
-that is not finite, is zero while the metric is cosine or does not fit half
-precision, and a position that no log has. FAILED_PRECONDITION if the batch does
+that is not finite, is zero while the metric is cosine or does not fit the
+storage type, and a position that no log has. FAILED_PRECONDITION if the batch does
 not follow the stored offset, which the message names; RESOURCE_EXHAUSTED if the
 index has too few rows left.
 
