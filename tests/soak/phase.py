@@ -25,8 +25,9 @@ from tests.soak.logs import ChangeLog, FileChanges, KafkaChanges, open_log
 from tests.soak.processes import Downtime, Process, wait_until
 from tests.soak.queries import Watcher, looked_up
 
-ITEMS = 600
-CAPACITY = 1000
+# Enough that many changes are the last of their item, and must be there.
+ITEMS = 5000
+CAPACITY = 7000
 PARTITIONS = 4
 WATCHERS = 2
 # Ids beyond those of the generator, for filling the index.
