@@ -6,6 +6,7 @@
 #   CXX     the C++ compiler (default: g++)
 #   ARGS    more arguments for pytest, the benchmark, the evaluation, the soak
 #   MINUTES how long `make soak` makes faults (default: 5)
+#   TARGETS what `make bazel-test` tests (default: everything)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,6 +19,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 JOBS ?= $(shell nproc)
 MINUTES ?= 5
+TARGETS ?= //...
 CXX := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 export CXX
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
@@ -80,7 +82,7 @@ bazel-test: $(STAMPS)/lintf $(STAMPS)/data  ## Build and test with Bazel
 	@command -v bazel > /dev/null || { \
 	  echo 'bazel not found; run: apt-get install bazel-bootstrap' >&2; \
 	  exit 1; }
-	PYTHON_BIN_PATH=$(CURDIR)/$(BIN)/python bazel test //...
+	PYTHON_BIN_PATH=$(CURDIR)/$(BIN)/python bazel test $(TARGETS)
 
 # Thread sanitizer cannot lay out its shadow memory under strong address
 # randomisation; where it may be switched off, it is.

@@ -147,7 +147,8 @@ class IndexConfig:
     Attributes:
         metric: How a query and an item are compared; "cosine" normalises.
         id_dtype: Of the item ids.
-        capacity: Rows allocated; by default as many as there are items.
+        capacity: Rows allocated; by default what the items take and, for
+            updates, some more.
         dtype: Of the stored embeddings: rounded to 2 bytes a number, or to 1
             and a scale for each row (int8); "none" stores codes alone.
     """

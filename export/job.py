@@ -40,6 +40,11 @@ from lintf.index.updates import check_item_tower
 
 Ops = Literal["native", "portable"]
 
+# Rows for new items, where the config does not say: this part of the items'
+# number, but not too few for a small index.
+_ROOM_SHARE = 8
+_LEAST_ROOM = 1_024
+
 # Below this many rows a search takes microseconds, whatever the planner picks.
 _LEAST_MEASURED_ROWS = 10_000
 
@@ -200,13 +205,18 @@ def _published(request: Request, build_id: str) -> pathlib.Path | None:
 def _capacity(request: Request, found: Scan) -> int:
     """The rows to allocate."""
     config = request.config
-    capacity = config.index.capacity or found.num_rows
+    portable = request.ops == "portable"
+    room = 0
+    if config.update.enabled and not portable:
+        # So that the first upsert of a new item finds a row.
+        room = max(found.num_rows // _ROOM_SHARE, _LEAST_ROOM)
+    capacity = config.index.capacity or found.num_rows + room
     if capacity < found.num_rows:
         raise JobError(
             f"index.capacity: expected at least {found.num_rows}, the number "
             f"of items, got {capacity}"
         )
-    if request.ops == "portable" and capacity > found.num_rows:
+    if portable and capacity > found.num_rows:
         _say(
             f"A portable index takes no updates: its capacity is the number "
             f"of items, {found.num_rows:,}, not {capacity:,}"

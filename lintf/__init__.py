@@ -20,6 +20,7 @@ _MODULE_OF_NAME = {
     "Quantization": "lintf.index.schema",
     "ServedIndex": "lintf.index.served",
     "Variant": "lintf.index.plan",
+    "Change": "lintf.serving.changes",
     "Client": "lintf.serving.client",
 }
 

@@ -137,9 +137,9 @@ nothing but the offset; it must come from the log.
 
 INVALID_ARGUMENT for shapes and dtypes that do not fit the index, an embedding
 that is not finite, is zero while the metric is cosine or does not fit the
-storage type, and a position that no log has. FAILED_PRECONDITION if the batch does
-not follow the stored offset, which the message names; RESOURCE_EXHAUSTED if the
-index has too few rows left.
+storage type, and a position that no log has. FAILED_PRECONDITION if the batch
+does not follow the stored offset, which the message names; RESOURCE_EXHAUSTED
+if the index has too few rows left.
 
 id: item ids; `[batch]`.
 delete: whether the row takes the item out; the rest of such a row is not looked
@@ -150,7 +150,8 @@ embedding: `[batch, dim]`; scaled to length 1 if the metric is cosine, then
 values: for each column what it will hold, as it is stored; `[batch]` or
   `[batch, width]`.
 log_partition: of the change log; not looked at without an offset; `[batch]`.
-log_previous_offset: the offset that the row follows, -1 at the start; `[batch]`.
+log_previous_offset: the offset that the row follows, -1 at the start;
+  `[batch]`.
 log_offset: of the row in its partition, -1 for a row that is not from the log;
   `[batch]`.
 index: handle from `Lintf>IndexHandle`.

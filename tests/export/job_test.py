@@ -310,6 +310,14 @@ class IdTower(tf.Module):
         return tf.one_hot(id % jobs.DIM, jobs.DIM)
 
 
+@pytest.mark.parametrize("enabled,capacity", [(True, 60 + 1_024), (False, 60)])
+def test_room_for_new_items(tmp_path, enabled, capacity):
+    config = jobs.write_job(tmp_path, index={}, update={"enabled": enabled})
+    path = build_index.run(load_config(config), tmp_path / "m")
+    _, signatures = load(path)
+    assert stats(signatures)["capacity"] == capacity
+
+
 def test_an_item_towers_id_is_the_items(tmp_path):
     tower = IdTower()
     tf.saved_model.save(
