@@ -12,7 +12,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import grpc
 
@@ -141,8 +141,13 @@ class Phase:
         self._downtime = Downtime()
         self._snapshots = 0
 
-    def run(self, seconds: float) -> Result:
-        """Makes faults for some time, then compares the index with the log."""
+    def run(self, seconds: float, due: Collection[str] = frozenset()) -> Result:
+        """Makes faults for some time, then compares the index with the log.
+
+        Args:
+          seconds: for which it makes faults.
+          due: faults that are made at least once, even if it takes longer.
+        """
         self._folder.mkdir(parents=True)
         model.publish_first(self._base, CAPACITY, PARTITIONS)
         with contextlib.ExitStack() as stack:
@@ -170,7 +175,7 @@ class Phase:
             ]
             for thread in (producer, *watchers):
                 thread.start()
-            self._make_faults(seconds, producer)
+            self._make_faults(seconds, due, producer)
             producer.stop()
             self._log.flush()
             self._wait_until_caught_up()
@@ -266,14 +271,20 @@ class Phase:
             faults["broker_paused"] = self._pause_broker
         return faults
 
-    def _make_faults(self, seconds: float, producer: Producer) -> None:
+    def _make_faults(
+        self, seconds: float, due: Collection[str], producer: Producer
+    ) -> None:
         deadline = time.monotonic() + seconds
         for name in self._order():
+            left = set(due) - set(self.result.faults)
+            if time.monotonic() > deadline:
+                if not left:
+                    return
+                if name not in left:
+                    continue
             # Not to wait for anything: faults come at random moments.
             pause = threading.Event()
             pause.wait(self._random.uniform(0.2, 3.0))
-            if time.monotonic() > deadline:
-                return
             if producer.failure is not None:
                 raise producer.failure
             print(f"soak: {self._kind}: {name}", flush=True)

@@ -46,10 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"soak: --seed={seed} makes the same choices again", flush=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="lintf-soak-"))
     total, failed = Result(), False
-    for number, kind in enumerate(flags.kinds):
-        phase = Phase(kind, folder / kind, flags.rate, seed + number)
+    phases = {
+        kind: Phase(kind, folder / kind, flags.rate, seed + number)
+        for number, kind in enumerate(flags.kinds)
+    }
+    left = list(phases.values())
+    for kind, phase in phases.items():
+        left.remove(phase)
+        # Each fault is made at least once, by the last phase that can.
+        later = {name for other in left for name in other.faults()}
+        due = set(phase.faults()) - later - set(total.faults)
         try:
-            phase.run(60.0 * flags.minutes / len(flags.kinds))
+            phase.run(60.0 * flags.minutes / len(phases), due)
         except Exception:
             failed = True
             traceback.print_exc()
