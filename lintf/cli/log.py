@@ -76,10 +76,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _entry(line: bytes) -> tuple[bytes, bytes | None]:
     """The key and the value of a line."""
-    fields = json.loads(line)
+    try:
+        fields = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a line must be UTF-8: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"a line must be JSON: {error}") from error
     if not isinstance(fields, dict) or set(fields) != {"key", "value"}:
         raise ValueError('a line must be {"key": ID, "value": OBJECT or null}')
     key, value = fields["key"], fields["value"]
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"the value must be an object or null, got {value!r}")
     if isinstance(key, bool) or not isinstance(key, str | int):
         raise ValueError(f"the key must be an id, got {key!r}")
     if value is None:
@@ -129,6 +136,15 @@ def _inspect(options: argparse.Namespace) -> int:
     from lintf.ingest.file_log import FileLog
 
     log = FileLog(options.path)
+    if options.records < 0:
+        raise ValueError(
+            f"--records must not be negative, got {options.records}"
+        )
+    if options.partition not in log.partitions():
+        raise ValueError(
+            f"--partition must be from 0 to {len(log.partitions()) - 1}, got "
+            f"{options.partition}"
+        )
     if options.records:
         batch = log.read(options.partition, options.after, options.records, 0.0)
         for record in batch.records:
@@ -150,8 +166,14 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _trim(options: argparse.Namespace) -> int:
+    from lintf.ingest.file_log import FileLog
     from lintf.ingest.file_log_writer import FileLogWriter
 
+    if options.older_than_s < 0:
+        raise ValueError(
+            f"--older_than_s must not be negative, got {options.older_than_s}"
+        )
+    FileLog(options.path)  # The writer would make a log that is not there.
     with FileLogWriter(options.path) as log:
         for partition in range(log.partitions):
             first = log.trim_older(partition, options.older_than_s)

@@ -48,9 +48,14 @@ class DeadLetters:
         self._now = now
         self._lock = threading.Lock()
         self._remembered: dict[bytes, None] = {}
-        self._file = os.open(
-            path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        try:
+            self._file = os.open(path, flags, 0o644)
+        except OSError as error:
+            raise OSError(
+                f"the dead-letter file {os.fspath(path)} can't be written: "
+                f"{error.strerror}"
+            ) from error
         self._seen_bytes = 0
         try:
             with self._locked():

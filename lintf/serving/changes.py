@@ -118,6 +118,12 @@ class ChangeEncoder:
                 f"an id must be an integer that fits int64, got {text[:99]!r}"
             )
         number = int(text)
+        if str(number) != text:
+            # Two keys of one item may be in different partitions.
+            raise ValueError(
+                "an id must be written without leading zeros, got "
+                f"{text!r}, not '{number}'"
+            )
         self._check_id(number)
         return number
 

@@ -67,7 +67,9 @@ def test_log_append_and_inspect(
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        (b"{", "line 2: Expecting"),
+        (b"{", "line 2: a line must be JSON: Expecting"),
+        (b"\xff\xfe", "line 2: a line must be UTF-8"),
+        (b'{"key": 1, "value": 5}', "must be an object or null, got 5"),
         (b"[]", "line 2: a line must be"),
         (b'{"key": 1}', "line 2: a line must be"),
         (b'{"key": 1.5, "value": null}', "must be an id, got 1.5"),
@@ -103,6 +105,19 @@ def test_log_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["log", "--help"]) == 0
     assert "lintf log append changes" in capsys.readouterr().out
     assert main(["log", "shred"]) == 2
+    absent = tmp_path / "absent"
+    assert main(["log", "trim", str(absent), "--older_than_s=5"]) == 1
+    assert "there is no change log" in capsys.readouterr().err
+    assert not absent.exists()
+    FileLogWriter(tmp_path).close()
+    for flags, text in [
+        (["trim", "--older_than_s=-1"], "must not be negative, got -1"),
+        (["inspect", "--records=-1"], "must not be negative, got -1"),
+        (["inspect", "--partition=1"], "--partition must be from 0 to 0"),
+        (["inspect", "--partition=-1"], "--partition must be from 0 to 0"),
+    ]:
+        assert main(["log", *flags, str(tmp_path)]) == 1
+        assert text in capsys.readouterr().err
     with FileLogWriter(tmp_path):
         assert log_command.main(["append", str(tmp_path)], io.BytesIO()) == 1
     assert "one writer at a time" in capsys.readouterr().err

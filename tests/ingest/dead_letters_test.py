@@ -111,3 +111,8 @@ def test_a_failed_write_leaves_no_half_line(
 def test_no_such_directory(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         DeadLetters(tmp_path / "none" / "dead.jsonl")
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="dead-letter file .* can't be written"):
+        DeadLetters(tmp_path / "absent" / "dead.jsonl")
