@@ -200,8 +200,13 @@ def _decoder() -> Decoder:
 
 
 def _read_json(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the Avro schema {path} can't be read: {error}"
+        ) from error
 
 
 def _replicas() -> list[Replica]:

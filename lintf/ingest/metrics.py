@@ -170,7 +170,13 @@ def serve(lanes: Callable[[], Sequence[Lane]], host: str, port: int) -> int:
 
     registry = prometheus_client.CollectorRegistry()
     registry.register(LaneCollector(lanes))  # type: ignore[arg-type]
-    server, _ = prometheus_client.start_http_server(port, host, registry)
+    try:
+        server, _ = prometheus_client.start_http_server(port, host, registry)
+    except OSError as error:
+        raise OSError(
+            f"the metrics can't be served at {host}:{port}: {error.strerror}; "
+            "give another port, or 0 for a free one"
+        ) from error
     return int(server.server_port)
 
 

@@ -273,6 +273,11 @@ def test_a_killed_ingester_goes_on(tmp_path: Path) -> None:
             1,
             "none.config can't be read",
         ),
+        (
+            ["--source=file:x", "--avro_schema=none"],
+            1,
+            "the Avro schema none can't be read",
+        ),
         (["--source=file:x", "--token_file=none"], 1, "none can't be read"),
         (["--source=file:x", "--tls_cert_file=none"], 1, "given together"),
     ],

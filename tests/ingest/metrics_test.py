@@ -2,6 +2,7 @@
 """The Prometheus endpoint and the line of progress."""
 
 import json
+import socket
 import urllib.request
 from pathlib import Path
 
@@ -118,3 +119,10 @@ def test_the_line(world: World) -> None:
     lanes.clear()
     now[0] += 2.0
     assert progress.line() == "waiting for a server"
+
+
+def test_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1:{port}: .* another port"):
+            metrics.serve(lambda: [], "127.0.0.1", port)
