@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes an index from a config and the whole change log, without export data.
 
-The log must still hold the newest record of every item, as a compacted Kafka
-topic does. Towers, and without a config everything else but the items, come
-from an earlier version that --like names.
+It is published under the next number of the directory, where a server that
+watches it takes it over. The log must still hold the newest record of every
+item, as a compacted Kafka topic does. Towers, and without a config everything
+else but the items, come from an earlier version that --like names.
 
 Examples:
   lintf bootstrap --model_base_path models/films --config films.yaml \\

@@ -178,6 +178,8 @@ def _check_flags() -> None:
         )
     if not all(FLAGS.server):
         raise ValueError("--server must be an address such as localhost:8500.")
+    if not FLAGS.model_name:
+        raise ValueError("--model_name must be the name of the served model.")
 
 
 def _decoder() -> Decoder:

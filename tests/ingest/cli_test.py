@@ -257,6 +257,7 @@ def test_a_killed_ingester_goes_on(tmp_path: Path) -> None:
         (["--source=kafka:t"], 2, "--kafka_config goes with"),
         (["--source=file:x", "--set_label=a"], 2, "must be given together"),
         (["--source=file:x", "--server="], 2, "--server must be an address"),
+        (["--source=file:x", "--model_name="], 2, "--model_name must be"),
         (["--source=file:x", "--batch_rows=0"], 2, "batch_rows"),
         (["--source=file:none"], 1, "there is no change log at none"),
         (
