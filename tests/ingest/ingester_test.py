@@ -58,7 +58,7 @@ class Running:
             replicas,
             JsonDecoder(),
             self.letters,
-            IngesterOptions(_LANE, poll_s=0.002, **options),  # type: ignore[arg-type]
+            IngesterOptions(_LANE, poll_s=0.002, **options),
             rng=random.Random(0),
         )
         self.thread = threading.Thread(target=self._run)
