@@ -55,7 +55,8 @@ def define(values: flags.FlagValues) -> None:
         "dead_letter_file",
         "",
         "File that records which no index can apply are appended to; they are "
-        "printed if not given.",
+        "printed if not given. The ingester may share it: what a new version "
+        "has passed, the ingester does not read.",
         flag_values=values,
     )
 

@@ -136,6 +136,7 @@ class Phase:
         self._random = random.Random(seed)
         self._base = folder / "models"
         self._config = folder / "models.config"
+        self._dead_letters = folder / "dead_letters"
         self._target = f"127.0.0.1:{free_port()}"
         self._generator = Generator(ITEMS, self._random.getrandbits(32))
         self._downtime = Downtime()
@@ -212,7 +213,7 @@ class Phase:
                 *self._log.flags,
                 f"--server={self._target}",
                 f"--model_name={model.NAME}",
-                f"--dead_letter_file={self._folder / 'dead_letters'}",
+                f"--dead_letter_file={self._dead_letters}",
                 f"--set_label={model.LABEL}",
                 f"--model_config_file={self._config}",
             ],
@@ -316,6 +317,8 @@ class Phase:
                 "snapshot",
                 f"--model_base_path={self._base}",
                 f"--capacity={capacity}",
+                # It may pass poison that the ingester has not come to yet.
+                f"--dead_letter_file={self._dead_letters}",
                 *self._log.flags,
             ],
         )
@@ -432,7 +435,7 @@ class Phase:
             for r in self._log.acknowledged()
             if (r.key, r.value) in changes.MALFORMED
         }
-        path = self._folder / "dead_letters"
+        path = self._dead_letters
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         letters = [json.loads(line) for line in lines]
         found = {(letter["partition"], letter["offset"]) for letter in letters}
