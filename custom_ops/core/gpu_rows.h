@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of an index in device memory: written by updates, read for results.
+//
+// All of it runs on the stream of the context. Work on one stream is done in
+// the order in which it was queued, so a search whose steps are queued without
+// an update between them sees every batch of updates whole or not at all: no
+// row versions are needed (custom_ops/core/row_changes.h is the CPU's way).
+#ifndef LINTF_CUSTOM_OPS_CORE_GPU_ROWS_H_
+#define LINTF_CUSTOM_OPS_CORE_GPU_ROWS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "custom_ops/core/gpu_context.h"
+#include "custom_ops/core/row_tables.h"
+
+namespace lintf::gpu {
+
+// New contents of rows, in host memory in the layout of the tables.
+struct RowContents {
+  int64_t count = 0;
+  const int64_t* rows = nullptr;     // [count], all different
+  const int64_t* ids = nullptr;      // [count]; kNoId: the row dies, and keeps
+                                     // the rest
+  const void* items = nullptr;       // [count, dim]; null: as they were, and
+                                     // so are scales and codes
+  const float* scales = nullptr;     // [count], int8 items
+  const uint64_t* codes = nullptr;   // [count, code_words]
+  std::vector<const void*> columns;  // each [count, width]; empty: as they were
+};
+
+// Writes the rows of `tables`, which are device memory, and their bits of
+// `live` (device, a bit a row; may be null).
+void StoreRows(const RowTables& tables, const RowContents& contents,
+               Context* context, uint64_t* live);
+
+// ids[i] of row rows[i]; kNoId where that is -1. All device memory.
+void GatherIds(const int64_t* ids, const int64_t* rows, int64_t count,
+               Context* context, int64_t* gathered);
+
+// The values of a column, [count, width]; where the row is -1, `missing` (host,
+// one value) in each place.
+void GatherColumn(const Column& column, const int64_t* rows, int64_t count,
+                  const void* missing, Context* context, void* gathered);
+
+// Rows as float32, [count, dim], exactly; zeros where the row is -1.
+void GatherItems(const ItemMatrix& items, int64_t dim, const int64_t* rows,
+                 int64_t count, Context* context, float* gathered);
+
+}  // namespace lintf::gpu
+
+#endif  // LINTF_CUSTOM_OPS_CORE_GPU_ROWS_H_
