@@ -40,8 +40,8 @@ void UniteMasks(const Masks& masks, const int32_t* chosen, int64_t num_chosen,
 
 // The rows whose bits are set, ascending, for each of `num_lists` lists of
 // words, [num_lists, stride]: rows, [num_lists, rows_stride], of which the
-// first counts[list] are written. `num_rows` is at most kMaxSegmentRows.
-// Deterministic.
+// first counts[list] are written; what has no room there is left out, but
+// counted. `num_rows` is at most kMaxSegmentRows. Deterministic.
 void ListRows(const uint64_t* words, int64_t num_lists, int64_t stride,
               int64_t num_rows, Context* context, uint32_t* rows,
               int64_t rows_stride, uint32_t* counts);
