@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cuda_library: .cu.cc files that nvcc compiles and a C++ rule links."""
+"""Libraries of .cu.cc files: compiled by nvcc, or for the CPU by emulation."""
 
 load("@rules_cc//cc:defs.bzl", "cc_library")
 
@@ -39,4 +39,36 @@ def cuda_library(name, srcs, hdrs, deps = [], **kwargs):
         alwayslink = True,
         deps = deps,
         **kwargs
+    )
+
+def emulated_cuda_library(name, srcs, emulator, copts, deps):
+    """Compiles CUDA sources with the C++ compiler, for gpu_emulator.h.
+
+    Args:
+      name: Name of the cc_library, whose users see the emulator too.
+      srcs: The .cu.cc files.
+      emulator: The source file of the emulator.
+      copts: Options of the C++ compiler.
+      deps: Libraries that the sources need, with their headers.
+    """
+    wrappers = []
+    for src in srcs:
+        out = src.replace(".cu.cc", ".emulated.cc")
+        native.genrule(
+            name = name + "_" + out.replace("/", "_").replace(".", "_"),
+            srcs = [src],
+            outs = [out],
+            cmd = "echo '#include \"%s/%s\"' > $@" %
+                  (native.package_name(), src),
+        )
+        wrappers.append(out)
+    cc_library(
+        name = name,
+        srcs = wrappers + [emulator],
+        # Included by the wrappers.
+        textual_hdrs = srcs,
+        copts = copts,
+        defines = ["LINTF_GPU_EMULATOR"],
+        linkstatic = True,
+        deps = deps,
     )
