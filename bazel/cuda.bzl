@@ -28,7 +28,8 @@ def cuda_library(name, srcs, hdrs, deps = [], **kwargs):
             outs = [out],
             cmd = " ".join([
                 "$${NVCC:-nvcc} -x cu -std=c++17 -O3 -DNDEBUG -I.",
-                "-Xcompiler -fPIC,-fvisibility=hidden",
+                "-Werror=all-warnings -Xptxas=--warning-as-error",
+                "-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror",
             ] + codes + ["-c $(location %s) -o $@" % src]),
             tags = ["manual"],
         )
