@@ -28,6 +28,9 @@ inline constexpr int kWarpSize = 32;
 
 #ifndef LINTF_GPU_EMULATOR
 
+// A block has 48 KiB without asking, some of it for what kernels declare.
+inline constexpr int64_t kSafeSharedBytes = 32 << 10;
+
 // The block's dynamic shared memory, aligned to 16 bytes.
 __device__ __forceinline__ char* DynamicShared() {
   extern __shared__ __align__(16) char lintf_dynamic_shared[];
@@ -40,7 +43,7 @@ template <typename... Parameters, typename... Arguments>
 void Launch(Context* context, void (*kernel)(Parameters...), dim3 grid,
             int threads, int64_t shared_bytes, Arguments&&... arguments) {
   if (!context->ok()) return;
-  if (shared_bytes > (48 << 10)) {
+  if (shared_bytes > kSafeSharedBytes) {
     context->Check(
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -58,7 +61,7 @@ template <typename... Parameters>
 int BlocksPerMultiprocessor(Context* context, void (*kernel)(Parameters...),
                             int threads, int64_t shared_bytes) {
   int blocks = 0;
-  if (shared_bytes > (48 << 10)) {
+  if (shared_bytes > kSafeSharedBytes) {
     context->Check(
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize,
