@@ -2,9 +2,8 @@
 #include "custom_ops/core/filter_eval.h"
 
 #include <algorithm>
-#include <string_view>
-#include <unordered_map>
 
+#include "custom_ops/core/filter_batch.h"
 #include "custom_ops/core/filter_plan.h"
 
 namespace lintf {
@@ -19,33 +18,16 @@ std::string FilterMasks::Init(const int64_t* programs, int64_t num_programs,
                               const IdResolver* resolver,
                               int64_t* bad_program) {
   plans_.clear();
-  mask_of_program_.clear();
   live_ = live;
-  std::unordered_map<std::string_view, int32_t> mask_of_bytes;
-  std::vector<FilterInstruction> instructions;
-  for (int64_t i = 0; i < num_programs; ++i) {
-    const int64_t* words = programs + i * words_per_program;
-    const std::string_view bytes(reinterpret_cast<const char*>(words),
-                                 words_per_program * sizeof(int64_t));
-    const auto [entry, is_new] =
-        mask_of_bytes.try_emplace(bytes, static_cast<int32_t>(plans_.size()));
-    mask_of_program_.push_back(entry->second);
-    if (!is_new) continue;
-    std::string error =
-        DecodeFilterProgram(words, words_per_program, *columns, &instructions);
-    if (error.empty()) {
-      plans_.push_back(std::make_unique<const FilterPlan>(
-          instructions, *columns, ids, resolver, isa_));
-      if (ids == nullptr && plans_.back()->reads_ids()) {
-        error = "filter program: it reads the ids, which are not there";
-      }
-    }
-    if (!error.empty()) {
-      *bad_program = i;
-      return error;
-    }
-  }
-  return "";
+  const auto add = [&](const std::vector<FilterInstruction>& instructions) {
+    plans_.push_back(std::make_unique<const FilterPlan>(instructions, *columns,
+                                                        ids, resolver, isa_));
+    return ids == nullptr && plans_.back()->reads_ids()
+               ? std::string(kFilterNeedsIds)
+               : std::string();
+  };
+  return AddFilterMasks(programs, num_programs, words_per_program, *columns,
+                        add, &mask_of_program_, bad_program);
 }
 
 int64_t FilterMasks::num_masks() const {

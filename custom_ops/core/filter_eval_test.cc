@@ -5,20 +5,22 @@
 #include <map>
 
 #include "custom_ops/core/filter_literals.h"
+#include "custom_ops/core/filter_program_test_data.h"
 #include "custom_ops/core/filter_test_data.h"
 #include "custom_ops/core/testing.h"
 
 namespace lintf {
 namespace {
 
+using testing::AppendFilterOp;
 using testing::Below;
+using testing::FilterColumns;
+using testing::MakeFilterColumns;
+using testing::MapResolver;
 using testing::Pick;
+using testing::RandomFilterProgram;
 using testing::Rng;
-
-constexpr ColumnType kTypes[] = {ColumnType::kInt8,   ColumnType::kInt16,
-                                 ColumnType::kInt64,  ColumnType::kUint8,
-                                 ColumnType::kUint16, ColumnType::kUint32,
-                                 ColumnType::kUint64, ColumnType::kFloat};
+using testing::StackPrograms;
 
 std::vector<FilterIsa> Isas() {
   std::vector<FilterIsa> isas;
@@ -29,205 +31,9 @@ std::vector<FilterIsa> Isas() {
   return isas;
 }
 
-class MapResolver : public IdResolver {
- public:
-  explicit MapResolver(const std::vector<int64_t>& ids) {
-    for (size_t row = 0; row < ids.size(); ++row) {
-      rows_[ids[row]] = static_cast<int64_t>(row);
-    }
-  }
-  int64_t RowOf(int64_t id) const override {
-    const auto found = rows_.find(id);
-    return found == rows_.end() ? -1 : found->second;
-  }
-
- private:
-  std::map<int64_t, int64_t> rows_;
-};
-
-// Random columns: each type in the widths 1, 3 and 66 (bit sets: 1).
-struct Data {
-  std::vector<Column> columns;
-  std::vector<std::vector<char>> storage;
-  std::vector<int64_t> ids;
-  std::vector<uint64_t> live;
-};
-
-int64_t RandomStored(Rng& rng, ColumnType type) {
-  if (type == ColumnType::kFloat) {
-    const uint32_t kOdd[] = {0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF,
-                             0x7F800000, 0xFF800000, 0,          0x80000000,
-                             1,          0x80000001, 0x7F7FFFFF, 0xFF7FFFFF};
-    if (Below(rng, 3) == 0) return kOdd[Below(rng, 12)];
-    const float value = static_cast<float>(Below(rng, 21) - 10) / 2;
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    return bits;
-  }
-  const IntRange range = ColumnRange(type);
-  switch (Below(rng, 6)) {
-    case 0:
-      return range.lo + Below(rng, 2);
-    case 1:
-      return type == ColumnType::kUint64 ? -1 - Below(rng, 2)
-                                         : range.hi - Below(rng, 2);
-    case 2:
-      if (ColumnTypeSize(type) == 8) return static_cast<int64_t>(rng());
-      return range.lo + Below(rng, range.hi - range.lo + 1);
-    default:
-      return range.lo < 0 ? Below(rng, 16) - 8 : Below(rng, 16);
-  }
-}
-
-Data MakeData(Rng& rng, int64_t num_rows) {
-  Data data;
-  data.ids.reserve(1);  // not null, even without rows
-  for (const ColumnType type : kTypes) {
-    for (const int64_t width : {1, 3, 66}) {
-      const int64_t count = num_rows * width;
-      std::vector<char> storage(count * ColumnTypeSize(type));
-      for (int64_t i = 0; i < count; ++i) {
-        testing::Store(&storage, type, i, RandomStored(rng, type));
-      }
-      data.storage.push_back(std::move(storage));
-      data.columns.push_back({type, nullptr, width});
-    }
-  }
-  for (size_t i = 0; i < data.columns.size(); ++i) {
-    data.columns[i].data = data.storage[i].data();
-  }
-  for (int64_t row = 0; row < num_rows; ++row) {
-    data.ids.push_back((row * 37) % 1009 + 1009 * (row / 1009) - 100);
-  }
-  data.live.resize((num_rows + 63) / 64);
-  for (uint64_t& word : data.live) {
-    word = Below(rng, 4) == 0 ? 0 : rng() | rng();
-  }
-  return data;
-}
-
-void Append(FilterOp op, int column, const std::vector<int64_t>& payload,
-            std::vector<int64_t>* words) {
-  words->push_back(
-      FilterHeaderWord(op, column, static_cast<int64_t>(payload.size())));
-  words->insert(words->end(), payload.begin(), payload.end());
-}
-
-// A value that a payload for this column may hold.
-int64_t RandomBound(Rng& rng, ColumnType type) {
-  const IntRange range = ColumnRange(type);
-  return std::clamp(RandomStored(rng, type), range.lo, range.hi);
-}
-
-void AppendRandomLeaf(Rng& rng, const Data& data, std::vector<int64_t>* words) {
-  if (Below(rng, 12) == 0) {
-    const FilterOp op = Below(rng, 2) == 0 ? FilterOp::kTrue : FilterOp::kFalse;
-    Append(op, 0, std::vector<int64_t>(Below(rng, 3), 0), words);
-    return;
-  }
-  int column = kIdColumn;
-  ColumnType type = ColumnType::kInt64;
-  int64_t width = 1;
-  if (Below(rng, 6) != 0) {
-    column =
-        static_cast<int>(Below(rng, static_cast<int64_t>(data.columns.size())));
-    type = data.columns[column].type;
-    width = data.columns[column].width;
-  }
-  if (type == ColumnType::kFloat) {
-    int64_t bounds[2];
-    for (int64_t& bound : bounds) {
-      do {
-        bound = RandomStored(rng, type);
-      } while ((bound & 0x7FFFFFFF) > 0x7F800000);
-    }
-    Append(FilterOp::kFloatRange, column, {bounds[0], bounds[1]}, words);
-    return;
-  }
-  const bool is_unsigned = !IsSignedColumn(type);
-  if (type == ColumnType::kUint64 && width != 1) {
-    Append(FilterOp::kTrue, 0, {}, words);
-    return;
-  }
-  if (column != kIdColumn && is_unsigned && width == 1 &&
-      (type == ColumnType::kUint64 || Below(rng, 2) == 0)) {
-    const FilterOp op =
-        Below(rng, 2) == 0 ? FilterOp::kBitsAny : FilterOp::kBitsAll;
-    const int64_t bits = type == ColumnType::kUint64
-                             ? static_cast<int64_t>(rng() & rng() & rng())
-                             : RandomBound(rng, type);
-    Append(op, column, {bits}, words);
-    return;
-  }
-  const auto number = [&] {
-    if (column == kIdColumn && Below(rng, 4) != 0)
-      return Below(rng, 1500) - 150;
-    return RandomBound(rng, type);
-  };
-  switch (Below(rng, 3)) {
-    case 0:
-      Append(FilterOp::kRange, column, {number(), number()}, words);
-      return;
-    case 1:
-      if (type == ColumnType::kUint8) {
-        std::vector<int64_t> table(4);
-        for (int64_t& word : table) word = static_cast<int64_t>(rng());
-        Append(FilterOp::kInTable, column, table, words);
-        return;
-      }
-      [[fallthrough]];
-    default: {
-      const int64_t sizes[] = {0, 1, 2, 7, 30, 100, 400};
-      std::vector<int64_t> values(sizes[Below(rng, 7)]);
-      for (int64_t& value : values) value = number();
-      std::sort(values.begin(), values.end());
-      Append(FilterOp::kInSet, column, values, words);
-    }
-  }
-}
-
-// Operands and operators in random postfix order.
-std::vector<int64_t> RandomProgram(Rng& rng, const Data& data,
-                                   int64_t num_leaves) {
-  std::vector<int64_t> words = {0};
-  int64_t depth = 0;
-  while (num_leaves > 0 || depth > 1) {
-    if (Below(rng, 4) == 0 && depth > 0) {
-      Append(FilterOp::kNot, 0, {}, &words);
-    }
-    if (depth < 2 ||
-        (num_leaves > 0 && Below(rng, 2) == 0 && depth < kMaxFilterStack)) {
-      AppendRandomLeaf(rng, data, &words);
-      --num_leaves;
-      ++depth;
-    } else {
-      const FilterOp op = Below(rng, 2) == 0 ? FilterOp::kAnd : FilterOp::kOr;
-      Append(op, 0, {}, &words);
-      --depth;
-    }
-  }
-  words[0] = (kFilterProgramVersion << 32) | static_cast<int64_t>(words.size());
-  return words;
-}
-
-// Pads the programs to one length.
-std::vector<int64_t> Stack(const std::vector<std::vector<int64_t>>& programs,
-                           int64_t* length) {
-  *length = 1;
-  for (const auto& program : programs) {
-    *length = std::max(*length, static_cast<int64_t>(program.size()));
-  }
-  std::vector<int64_t> words;
-  for (const auto& program : programs) {
-    words.insert(words.end(), program.begin(), program.end());
-    words.resize(words.size() + *length - program.size(), 0);
-  }
-  return words;
-}
-
 void CheckMasks(const FilterMasks& masks, int64_t mask,
                 const std::vector<FilterInstruction>& instructions,
-                const Data& data, const uint64_t* live, int64_t begin,
+                const FilterColumns& data, const uint64_t* live, int64_t begin,
                 int64_t end) {
   const uint64_t kUntouched = 0xABABABABABABABABu;
   const int64_t num_words = (end - begin + 63) / 64;
@@ -254,15 +60,15 @@ void TestAgainstReference() {
   Rng rng(1);
   for (const int64_t num_rows :
        {0, 1, 2, 63, 64, 65, 130, 1000, 2048, 2049, 4500}) {
-    const Data data = MakeData(rng, num_rows);
+    const FilterColumns data = MakeFilterColumns(rng, num_rows);
     const MapResolver resolver(data.ids);
     std::vector<std::vector<int64_t>> programs = {{0}};
     for (int i = 0; i < 20; ++i) {
-      programs.push_back(RandomProgram(rng, data, 1 + Below(rng, 6)));
+      programs.push_back(RandomFilterProgram(rng, data, 1 + Below(rng, 6)));
       if (i % 5 == 0) programs.push_back(programs[Below(rng, i + 1)]);
     }
     int64_t length;
-    const std::vector<int64_t> words = Stack(programs, &length);
+    const std::vector<int64_t> words = StackPrograms(programs, &length);
     for (const FilterIsa isa : Isas()) {
       for (const bool with_live : {false, true}) {
         const uint64_t* live = with_live ? data.live.data() : nullptr;
@@ -299,9 +105,9 @@ void TestAgainstReference() {
 // Each kind of leaf alone, so that a broken kernel is named.
 void TestEveryLeaf() {
   Rng rng(2);
-  const Data data = MakeData(rng, 333);
+  const FilterColumns data = MakeFilterColumns(rng, 333);
   for (int i = 0; i < 600; ++i) {
-    const std::vector<int64_t> program = RandomProgram(rng, data, 1);
+    const std::vector<int64_t> program = RandomFilterProgram(rng, data, 1);
     std::vector<FilterInstruction> instructions;
     const std::string error = DecodeFilterProgram(
         program.data(), static_cast<int64_t>(program.size()), data.columns,
@@ -378,7 +184,7 @@ void TestDecoderRefuses() {
                                        {ColumnType::kUint8, nullptr, 3}};
   const auto leaf = [](FilterOp op, int column, std::vector<int64_t> payload) {
     std::vector<int64_t> words = {0};
-    Append(op, column, payload, &words);
+    AppendFilterOp(op, column, payload, &words);
     words[0] =
         (kFilterProgramVersion << 32) | static_cast<int64_t>(words.size());
     return words;
@@ -442,8 +248,8 @@ void TestDecoderRefuses() {
   // Alternating operators: a tree of many levels on a stack of two.
   std::vector<int64_t> tall = leaf(Op::kRange, 1, {3, 5});
   for (int i = 0; i < 100000; ++i) {
-    Append(Op::kRange, 1, {3, 5}, &tall);
-    Append(i % 2 == 0 ? Op::kAnd : Op::kOr, 0, {}, &tall);
+    AppendFilterOp(Op::kRange, 1, {3, 5}, &tall);
+    AppendFilterOp(i % 2 == 0 ? Op::kAnd : Op::kOr, 0, {}, &tall);
   }
   tall[0] = (kFilterProgramVersion << 32) | static_cast<int64_t>(tall.size());
   check_refused(tall, "levels");
@@ -461,10 +267,11 @@ void TestDecoderRefuses() {
 // Whatever the words are, the decoder refuses them or the plan survives them.
 void TestRandomWords() {
   Rng rng(3);
-  const Data data = MakeData(rng, 70);
+  const FilterColumns data = MakeFilterColumns(rng, 70);
   int64_t num_good = 0;
   for (int i = 0; i < 10000; ++i) {
-    std::vector<int64_t> words = RandomProgram(rng, data, 1 + Below(rng, 4));
+    std::vector<int64_t> words =
+        RandomFilterProgram(rng, data, 1 + Below(rng, 4));
     for (int64_t changes = Below(rng, 3); changes > 0; --changes) {
       int64_t& word = words[Below(rng, static_cast<int64_t>(words.size()))];
       switch (Below(rng, 4)) {
