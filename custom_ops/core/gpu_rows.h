@@ -16,23 +16,34 @@
 
 namespace lintf::gpu {
 
-// New contents of rows, in host memory in the layout of the tables.
+// New contents of rows, in host memory in the layout of the tables. Row i is
+// made of the values at place places[i] of the other arrays, place i if that
+// is null.
 struct RowContents {
   int64_t count = 0;
   const int64_t* rows = nullptr;     // [count], all different
   const int64_t* ids = nullptr;      // [count]; kNoId: the row dies, and keeps
                                      // the rest
-  const void* items = nullptr;       // [count, dim]; null: as they were, and
-                                     // so are scales and codes
-  const float* scales = nullptr;     // [count], int8 items
-  const uint64_t* codes = nullptr;   // [count, code_words]
-  std::vector<const void*> columns;  // each [count, width]; empty: as they were
+  const int64_t* places = nullptr;   // [count]
+  const void* items = nullptr;       // [.., dim]; null: as they were, and so
+                                     // are the scales
+  const float* scales = nullptr;     // [..], int8 items
+  const uint64_t* codes = nullptr;   // [.., code_words]; null: as they were
+  std::vector<const void*> columns;  // each [.., width]; empty: as they were
 };
 
 // Writes the rows of `tables`, which are device memory, and their bits of
 // `live` (device, a bit a row; may be null).
 void StoreRows(const RowTables& tables, const RowContents& contents,
                Context* context, uint64_t* live);
+
+// Bytes of device memory that StoreRows takes, at most, for `count` rows.
+int64_t StoreRowsBytes(const RowTables& tables, int64_t count);
+
+// Lays codes of rows [start, start + count) out as sign_oporp.h has them. Both
+// are device memory; `codes` is [count, words].
+void StoreCodes(const uint64_t* codes, int64_t start, int64_t count,
+                int64_t words, Context* context, uint64_t* laid_out);
 
 // ids[i] of row rows[i]; kNoId where that is -1. All device memory.
 void GatherIds(const int64_t* ids, const int64_t* rows, int64_t count,

@@ -73,30 +73,56 @@ void UpdatePlan::Write(int64_t update, int64_t row,
   StoreRow(tables, row, content);
 }
 
-void UpdatePlan::Apply(const RowTables& tables, IndexState* state) const {
+template <typename Store>
+void UpdatePlan::ForEachChange(IndexState* state, const Store& store) const {
   RowChanges& changes = state->changes();
   // First, so that inserts may take their rows.
   for (const int64_t update : removes_) {
     const int64_t id = updates_.ids[update];
     const int64_t row = state->row_of_id().RowOf(id);
     changes.Begin(row);
-    StoreRowId(tables, row, kNoId);
+    store(row, -1);
     state->RemoveItem(id, row);
     changes.End(row);
   }
   for (const int64_t update : replaces_) {
     const int64_t row = state->row_of_id().RowOf(updates_.ids[update]);
     changes.Begin(row);
-    Write(update, row, tables);
+    store(row, update);
     changes.End(row);
   }
   for (const int64_t update : inserts_) {
     const int64_t row = state->TakeRow();
     changes.Begin(row);
-    Write(update, row, tables);
+    store(row, update);
     state->AddItem(updates_.ids[update], row);
     changes.End(row);
   }
+}
+
+void UpdatePlan::Apply(const RowTables& tables, IndexState* state) const {
+  ForEachChange(state, [&](int64_t row, int64_t update) {
+    if (update < 0) {
+      StoreRowId(tables, row, kNoId);
+    } else {
+      Write(update, row, tables);
+    }
+  });
+}
+
+std::vector<UpdatePlan::RowChange> UpdatePlan::ApplyToState(
+    IndexState* state) const {
+  std::vector<RowChange> rows;
+  std::unordered_map<int64_t, size_t> place_of_row;
+  ForEachChange(state, [&](int64_t row, int64_t update) {
+    const auto [entry, is_new] = place_of_row.try_emplace(row, rows.size());
+    if (is_new) {
+      rows.push_back({row, update});
+    } else {
+      rows[entry->second].update = update;
+    }
+  });
+  return rows;
 }
 
 }  // namespace lintf

@@ -49,7 +49,22 @@ class UpdatePlan {
   // Changes the rows, each as a whole in the eyes of searches.
   void Apply(const RowTables& tables, IndexState* state) const;
 
+  // A row, and the update that it is written from; -1: its item is removed,
+  // which changes the id alone.
+  struct RowChange {
+    int64_t row;
+    int64_t update;
+  };
+
+  // Changes the state alone, for tables that are not in the host's memory.
+  // Returns what is to be done to them, in any order: each row is there once.
+  std::vector<RowChange> ApplyToState(IndexState* state) const;
+
  private:
+  // Changes the state, and calls store(row, update) for each RowChange while
+  // it is announced; a row that one item leaves and another takes comes twice.
+  template <typename Store>
+  void ForEachChange(IndexState* state, const Store& store) const;
   void Write(int64_t update, int64_t row, const RowTables& tables) const;
 
   const RowUpdates& updates_;

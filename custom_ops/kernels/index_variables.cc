@@ -2,9 +2,7 @@
 #include "custom_ops/kernels/index_variables.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
@@ -14,7 +12,6 @@
 #include "absl/strings/string_view.h"
 #include "custom_ops/core/column.h"
 #include "custom_ops/core/item_matrix.h"
-#include "custom_ops/core/racy_copy.h"
 #include "custom_ops/core/row_tables.h"
 #include "custom_ops/core/sign_oporp.h"
 #include "custom_ops/kernels/index_resource.h"
@@ -175,9 +172,7 @@ absl::Status IndexReader::Open(OpKernelContext* ctx, Parts parts) {
   for (;;) {
     LockAll();
     TF_RETURN_IF_ERROR(CheckAll());
-    if (embeddings_variable_ != nullptr) PrepareTables();
-    TF_RETURN_IF_ERROR(index_->GetState(
-        *ids_variable_->tensor(), *num_rows_variable_->tensor(), &state_));
+    TF_RETURN_IF_ERROR(FindState(ctx, parts));
     if (parts != Parts::kWrite || IsPrivate()) return absl::OkStatus();
     UnlockAll();
     TF_RETURN_IF_ERROR(MakePrivate(ctx));
@@ -247,70 +242,45 @@ void IndexReader::UnlockAll() {
 
 bool IndexReader::IsPrivate() const {
   for (Var* variable : AllVariables()) {
-    // The index itself holds the ids.
-    if (variable == ids_variable_.get()) continue;
-    if (!IsOwn(*variable->tensor())) return false;
+    const bool is_private =
+        Holds(variable) ? Owns(variable) : IsOwn(*variable->tensor());
+    if (!is_private) return false;
   }
-  return index_->OwnsIds();
+  return true;
 }
 
 absl::Status IndexReader::MakePrivate(OpKernelContext* ctx) {
   for (Var* variable : AllVariables()) {
     ExclusiveVariableLock lock(variable);
-    if (variable == ids_variable_.get() && !index_->OwnsIds()) {
-      index_->Invalidate();
-      state_.reset();
-    } else if (variable == ids_variable_.get()) {
-      continue;
+    if (Holds(variable)) {
+      if (Owns(variable)) continue;
+      LetGo();
     }
     Tensor* const values = variable->tensor();
     if (IsOwn(*values)) continue;
     Tensor copy;
     TF_RETURN_IF_ERROR(
         ctx->allocate_temp(values->dtype(), values->shape(), &copy));
-    std::memcpy(copy.data(), values->data(), values->TotalBytes());
+    TF_RETURN_IF_ERROR(CopyValues(ctx, *values, &copy));
     *values = copy;
   }
   return absl::OkStatus();
 }
 
-void IndexReader::StoreNumRows() const {
-  const int64_t num_rows = state_->num_rows();
-  void* const stored = num_rows_variable_->tensor()->data();
-  int64_t before;
-  LoadRacy(&before, stored, sizeof(before));
-  if (before == num_rows) return;
-  // Whoever sees it sees the state's.
-  std::atomic_thread_fence(std::memory_order_release);
-  StoreRacy(stored, &num_rows, sizeof(num_rows));
-  index_->SetNumRows(*state_, num_rows);
+std::vector<Var*> IndexReader::ScannedVariables() const {
+  std::vector<Var*> scanned;
+  if (embeddings_variable_ == nullptr) return scanned;
+  scanned.push_back(embeddings_variable_.get());
+  if (codes_variable_ != nullptr) scanned.push_back(codes_variable_.get());
+  for (const auto& column : column_variables_) scanned.push_back(column.get());
+  return scanned;
 }
 
-void IndexReader::StoreLogOffset(int64_t partition, int64_t offset) const {
-  int64_t* const offsets =
-      log_offsets_variable_->tensor()->flat<int64_t>().data();
-  StoreRacy(offsets + partition, &offset, sizeof(offset));
-}
-
-const int64_t* IndexReader::log_offsets() const {
-  return log_offsets_variable_->tensor()->flat<int64_t>().data();
-}
-
-int64_t IndexReader::num_partitions() const {
-  return log_offsets_variable_->tensor()->dim_size(0);
-}
-
-void IndexReader::PrepareTables() {
-  std::vector<IndexResource::Table> tables;
-  const auto add = [&](Var* variable) {
-    const Tensor& values = *variable->tensor();
-    tables.push_back(
-        {values.data(), static_cast<int64_t>(values.TotalBytes())});
-  };
-  add(embeddings_variable_.get());
-  if (codes_variable_ != nullptr) add(codes_variable_.get());
-  for (auto& variable : column_variables_) add(variable.get());
-  index_->PrepareTables(tables);
+absl::Status IndexReader::CheckNumRowsValue(int64_t num_rows) const {
+  if (num_rows >= 0 && num_rows <= capacity_) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("`num_rows` must be in [0, ", capacity_,
+                   "], the capacity of `ids`, got ", num_rows));
 }
 
 absl::Status IndexReader::CheckAll() {
@@ -329,14 +299,7 @@ absl::Status IndexReader::CheckAll() {
   const Tensor& num_rows = *num_rows_variable_->tensor();
   TF_RETURN_IF_ERROR(CheckVariable(*num_rows_variable_, num_rows, "num_rows",
                                    tensorflow::DT_INT64, 0));
-  // Updates may write it meanwhile.
-  int64_t rows;
-  LoadRacy(&rows, num_rows.data(), sizeof(rows));
-  if (rows < 0 || rows > capacity_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("`num_rows` must be in [0, ", capacity_,
-                     "], the capacity of `ids`, got ", rows));
-  }
+  TF_RETURN_IF_ERROR(CheckNumRows());
 
   if (embeddings_variable_ != nullptr) {
     TF_RETURN_IF_ERROR(CheckEmbeddings());

@@ -58,15 +58,15 @@ class ExclusiveVariableLock {
 
 // The variables of an index in place. From `Open` until it goes out of scope it
 // holds the lock of every variable, shared: searches and updates run side by
-// side, and whoever replaces a variable waits. How searches get along with
-// updates is in core/live_search.h. Never copies a variable that is read, and
-// leaves its copy-on-read mode as it is.
+// side, and whoever replaces a variable waits. Never copies a variable that is
+// read, and leaves its copy-on-read mode as it is. What depends on where the
+// variables are is for the classes that derive from it.
 class IndexReader {
  public:
   IndexReader() = default;
   IndexReader(const IndexReader&) = delete;
   IndexReader& operator=(const IndexReader&) = delete;
-  ~IndexReader();
+  virtual ~IndexReader();
 
   // What an op reads besides `index`, `ids` and `num_rows`.
   enum class Parts : uint8_t { kRows, kColumns, kItems, kAll, kLog, kWrite };
@@ -88,25 +88,60 @@ class IndexReader {
   const IndexState& state() const { return *state_; }
   IndexResource& resource() const { return *index_; }
 
-  // With kLog or kWrite.
-  const int64_t* log_offsets() const;
-  int64_t num_partitions() const;
+  // With kLog or kWrite; host memory. The caller holds the state's write_mu.
+  virtual const int64_t* log_offsets() const = 0;
+  int64_t num_partitions() const { return log_offsets_tensor().dim_size(0); }
 
   // With kWrite: what the caller changes while it holds the state's write_mu.
   IndexState* mutable_state() const { return state_.get(); }
-  // Sets the variable to the state's number of rows.
-  void StoreNumRows() const;
-  void StoreLogOffset(int64_t partition, int64_t offset) const;
+
+ protected:
+  // What must hold of the number of rows, if it can be read at once.
+  virtual absl::Status CheckNumRows() = 0;
+  // Sets state_.
+  virtual absl::Status FindState(tensorflow::OpKernelContext* ctx,
+                                 Parts parts) = 0;
+  // Whether the index resource holds the buffer of a variable, and if so,
+  // whether it was nobody else's before, so that updates may write to it.
+  virtual bool Holds(const tensorflow::Var* variable) const = 0;
+  virtual bool Owns(const tensorflow::Var* variable) const = 0;
+  // Makes the index resource let go of all buffers, and forgets state_.
+  virtual void LetGo() = 0;
+  // Copies the contents of a variable.
+  virtual absl::Status CopyValues(tensorflow::OpKernelContext* ctx,
+                                  const tensorflow::Tensor& from,
+                                  tensorflow::Tensor* to) = 0;
+
+  // `num_rows` must be in [0, capacity].
+  absl::Status CheckNumRowsValue(int64_t num_rows) const;
+
+  const tensorflow::Var* ids_variable() const { return ids_variable_.get(); }
+  const tensorflow::Var* num_rows_variable() const {
+    return num_rows_variable_.get();
+  }
+  const tensorflow::Var* log_offsets_variable() const {
+    return log_offsets_variable_.get();
+  }
+  tensorflow::Tensor& ids_tensor() const { return *ids_variable_->tensor(); }
+  tensorflow::Tensor& num_rows_tensor() const {
+    return *num_rows_variable_->tensor();
+  }
+  tensorflow::Tensor& log_offsets_tensor() const {
+    return *log_offsets_variable_->tensor();
+  }
+  // The variables that searches scan.
+  std::vector<tensorflow::Var*> ScannedVariables() const;
+  void UnlockAll();
+
+  std::shared_ptr<IndexState> state_;
 
  private:
   absl::Status LookupVariables(tensorflow::OpKernelContext* ctx, Parts parts);
   std::vector<tensorflow::Var*> AllVariables() const;
   void LockAll();
-  void UnlockAll();
   // Gives each variable whose buffer someone else holds a copy of its own.
   absl::Status MakePrivate(tensorflow::OpKernelContext* ctx);
   bool IsPrivate() const;
-  void PrepareTables();
   absl::Status CheckAll();
   absl::Status CheckEmbeddings();
   absl::Status CheckCodes();
@@ -124,7 +159,6 @@ class IndexReader {
 
   int64_t capacity_ = 0;
   RowTables tables_;
-  std::shared_ptr<IndexState> state_;
 };
 
 }  // namespace lintf

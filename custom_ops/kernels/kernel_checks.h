@@ -9,9 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
-#include "custom_ops/core/filter_eval.h"
 #include "custom_ops/core/vectors.h"
-#include "custom_ops/kernels/index_variables.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor_shape.h"
@@ -59,18 +57,6 @@ inline absl::Status BadProgram(int64_t program, const std::string& error) {
       absl::StrCat("program ", program, ": ", error,
                    ". Make programs with Lintf>CompileFilter and the schema "
                    "of this index."));
-}
-
-// Decodes the programs over the index; `index` must outlive `masks`.
-inline absl::Status InitMasks(const tensorflow::Tensor& programs,
-                              const IndexReader& index, FilterMasks* masks) {
-  int64_t bad = -1;
-  const std::string error = masks->Init(
-      programs.flat<int64_t>().data(), programs.dim_size(0),
-      programs.dim_size(1), &index.tables().columns, index.tables().ids,
-      index.state().live_bits(), &index.state().row_of_id(), &bad);
-  if (error.empty()) return absl::OkStatus();
-  return BadProgram(bad, error);
 }
 
 }  // namespace lintf
