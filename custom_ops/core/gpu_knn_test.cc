@@ -301,15 +301,16 @@ void TestRandomCases() {
   gpu::SetSchedule(0);
 }
 
-// Enough rows for a sample, and rows whose scores ascend, so that every row is
+// Enough rows for a sample; and rows whose scores ascend, so that every row is
 // a candidate when it comes and regions are cut again and again.
-void TestRisingScores() {
+void TestManyRows() {
   for (const ElementType type : kTypes) {
     Random random(2);
-    Case c = RandomCase(12000, 8, 3, 20, Metric::kInnerProduct, type, &random);
+    Case c = RandomCase(30000, 8, 3, 40, Metric::kInnerProduct, type, &random);
+    Check(c);
     for (int64_t row = 0; row < c.rows; ++row) {
       for (int64_t d = 0; d < c.dim; ++d) {
-        c.items[row * c.dim + d] = static_cast<float>(row / 50 + 1) / 240.0f;
+        c.items[row * c.dim + d] = static_cast<float>(row / 120 + 1) / 250.0f;
       }
     }
     std::fill(c.queries.begin(), c.queries.end(), 0.5f);
@@ -508,7 +509,7 @@ void TestNoMemory() {
 
 int main() {
   lintf::TestRandomCases();
-  lintf::TestRisingScores();
+  lintf::TestManyRows();
   lintf::TestSpecialScores();
   lintf::TestBatchInvariance();
   lintf::TestLargeK();
