@@ -8,6 +8,7 @@ inspect it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,61 @@ from lintf.index.schema import IndexSchema
 NO_ID = -1
 # Codes are stored in blocks of this many rows, word by word.
 CODE_BLOCK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """What makes an index a part of a larger one.
+
+    Attributes:
+        device: Where its variables lie.
+        prefix: Of their names.
+        id_text: The table of all shards, if ids are strings.
+    """
+
+    device: str
+    prefix: str
+    id_text: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Items as the variables of an index hold them.
+
+    Attributes:
+        ids: `[n]` int64.
+        texts: `[n]` ids as text; empty if they are integers.
+        stored: Embeddings; None if the index has codes alone.
+        codes: `[n, words]` int64, or None.
+        columns: `[n, ...]` for each attribute in schema order.
+    """
+
+    ids: np.ndarray
+    texts: np.ndarray
+    stored: storage.StoredRows | None
+    codes: np.ndarray | None
+    columns: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """Some of the items.
+
+        Args:
+            rows: `[m]` which.
+        """
+
+        def some(values: np.ndarray | None) -> Any:
+            return None if values is None else values[rows]
+
+        return Batch(
+            self.ids[rows],
+            self.texts[rows] if len(self.texts) else self.texts,
+            self.stored and storage.StoredRows(*map(some, self.stored)),
+            some(self.codes),
+            [column[rows] for column in self.columns],
+        )
 
 
 class Index(tf.Module):
@@ -62,6 +118,7 @@ class Index(tf.Module):
         *,
         log_partitions: int = 1,
         name: str | None = None,
+        shard: Shard | None = None,
     ):
         """Allocates an empty index.
 
@@ -70,6 +127,7 @@ class Index(tf.Module):
             capacity: Rows to allocate, at least 1.
             log_partitions: Partitions of the change log, at least 1.
             name: The module's name.
+            shard: What is different in a part of a larger index.
 
         Raises:
             ValueError: `capacity` or `log_partitions` is below 1.
@@ -83,25 +141,46 @@ class Index(tf.Module):
                 raise ValueError(f"`{label}` must be at least 1, got {value}")
         self.schema = schema
         self.capacity = capacity
-        self.ids = _variable("ids", [capacity], tf.int64, NO_ID)
+        self.id_text: Any = None
+        if schema.id_dtype == "string":
+            self.id_text = new_id_text() if shard is None else shard.id_text
+        if shard is None:
+            self._allocate(log_partitions, "")
+            self.resource = ops.IndexResource()
+            return
+        with tf.device(shard.device):
+            self._allocate(log_partitions, shard.prefix)
+            # The name tells resources of a session apart.
+            self.resource = ops.IndexResource(f"{shard.prefix}index")
+
+    def _allocate(self, log_partitions: int, prefix: str) -> None:
+        schema, capacity = self.schema, self.capacity
+
+        def variable(
+            name: str, shape: list[int], dtype: tf.DType, value: Any
+        ) -> tf.Variable:
+            fill = tf.fill(shape, tf.constant(value, dtype))
+            return tf.Variable(fill, trainable=False, name=prefix + name)
+
+        self.ids = variable("ids", [capacity], tf.int64, NO_ID)
         self.embeddings: Any = None
         self.scales: Any = None
         self.codes: Any = None
         if schema.dtype != "none":
-            self.embeddings = _variable(
+            self.embeddings = variable(
                 "embeddings",
                 [capacity, schema.dim],
                 tf.dtypes.as_dtype(schema.dtype),
                 0,
             )
         if schema.dtype == "int8":
-            self.scales = _variable("scales", [capacity], tf.float32, 0)
+            self.scales = variable("scales", [capacity], tf.float32, 0)
         if schema.quantization is not None:
             blocks = -(-capacity // CODE_BLOCK)
             shape = [blocks, schema.quantization.words, CODE_BLOCK]
-            self.codes = _variable("codes", shape, tf.int64, 0)
+            self.codes = variable("codes", shape, tf.int64, 0)
         self.attributes = {
-            a.name: _variable(
+            a.name: variable(
                 f"attributes/{a.name}",
                 [capacity] if a.width == 1 else [capacity, a.width],
                 tf.dtypes.as_dtype(a.dtype),
@@ -109,16 +188,10 @@ class Index(tf.Module):
             )
             for a in schema.attributes
         }
-        self.num_rows = _variable("num_rows", [], tf.int64, 0)
-        self.log_offsets = _variable(
+        self.num_rows = variable("num_rows", [], tf.int64, 0)
+        self.log_offsets = variable(
             "log_offsets", [log_partitions], tf.int64, -1
         )
-        self.resource = ops.IndexResource()
-        self.id_text = None
-        if schema.id_dtype == "string":
-            self.id_text = tf.lookup.experimental.MutableHashTable(
-                tf.int64, tf.string, ""
-            )
 
     @property
     def columns(self) -> list[tf.Variable]:
@@ -150,8 +223,26 @@ class Index(tf.Module):
             ValueError: The items do not fit the schema or the capacity;
                 nothing was written.
         """
-        attributes = attributes or {}
-        first = int(self.num_rows)
+        batch = self.encoded(ids, embeddings, attributes)
+        self.check_room(len(batch))
+        self.write(batch)
+
+    def encoded(
+        self,
+        ids: Sequence[int] | Sequence[str] | np.ndarray,
+        embeddings: Any,
+        attributes: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Batch:
+        """Items as the variables hold them.
+
+        Args:
+            ids: As `append` takes them, and so are the others.
+            embeddings: As there.
+            attributes: As there.
+
+        Raises:
+            ValueError: The items do not fit the schema.
+        """
         vectors = self.checked_embeddings(embeddings)
         id_column, texts = self._checked_ids(ids)
         count = len(vectors)
@@ -160,27 +251,47 @@ class Index(tf.Module):
                 f"`ids` and `embeddings` must have the same length, got "
                 f"{len(id_column)} and {count}"
             )
+        encoded = self._checked_attributes(attributes or {}, count)
+        stored = None
+        if self.embeddings is not None:
+            stored = storage.encode(vectors, self.schema.dtype)
+        return Batch(
+            id_column,
+            np.array(texts, object),
+            stored,
+            self._codes(vectors),
+            encoded,
+        )
+
+    def check_room(self, count: int) -> None:
+        """Raises ValueError unless that many items may be appended."""
+        first = int(self.num_rows)
         if first + count > self.capacity:
             raise ValueError(
                 f"the index is full: {count} items after {first} rows exceed "
                 f"its capacity of {self.capacity}; build it with a larger one"
             )
-        encoded = self._checked_attributes(attributes, count)
-        writes: list[tuple[Any, Any]] = [(self.ids, id_column)]
-        writes += zip(self.columns, encoded, strict=True)
-        if self.embeddings is not None:
-            stored = storage.encode(vectors, self.schema.dtype)
-            writes.append((self.embeddings, stored.values))
+
+    def write(self, batch: Batch) -> None:
+        """Writes items, for which there is room, after the last row."""
+        first = int(self.num_rows)
+        writes: list[tuple[Any, Any]] = [(self.ids, batch.ids)]
+        writes += zip(self.columns, batch.columns, strict=True)
+        if batch.stored is not None:
+            writes.append((self.embeddings, batch.stored.values))
             if self.scales is not None:
-                writes.append((self.scales, stored.scales))
-        codes = self._codes(vectors)
+                writes.append((self.scales, batch.stored.scales))
         for variable, values in writes:
             ops.assign_rows(self.resource, variable, first, values)
-        if codes is not None:
-            ops.assign_codes(self.resource, self.codes, first, codes)
+        if batch.codes is not None:
+            ops.assign_codes(self.resource, self.codes, first, batch.codes)
         if self.id_text is not None:
-            self.id_text.insert(id_column, texts)
-        self.num_rows.assign(first + count)
+            self.id_text.insert(batch.ids, tf.constant(batch.texts, tf.string))
+        self.num_rows.assign(first + len(batch))
+        self.resource.invalidate()
+
+    def invalidate(self) -> None:
+        """Says that variables were restored or assigned."""
         self.resource.invalidate()
 
     def vectors(self, rows: Any) -> np.ndarray:
@@ -250,16 +361,17 @@ class Index(tf.Module):
             )
         return (vectors / norms[:, np.newaxis]).astype(np.float32)
 
-    def _codes(self, vectors: np.ndarray) -> tf.Tensor | None:
+    def _codes(self, vectors: np.ndarray) -> np.ndarray | None:
         quantization = self.schema.quantization
         if quantization is None:
             return None
-        return ops.sign_oporp(
+        codes: np.ndarray = ops.sign_oporp(
             vectors,
             bins=quantization.bins,
             repeats=quantization.repeats,
             seed=quantization.seed,
-        )
+        ).numpy()
+        return codes
 
     def _checked_ids(self, ids: Any) -> tuple[np.ndarray, list[str]]:
         if self.schema.id_dtype == "string":
@@ -353,6 +465,11 @@ class IndexState(tf.Module):
         return _row_bytes(self)
 
 
+def new_id_text() -> Any:
+    """An empty table of texts by fingerprint."""
+    return tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, "")
+
+
 def code_rows(codes: Any, count: int) -> Any:
     """Codes row by row, from the blocks that they are stored in.
 
@@ -383,10 +500,3 @@ def _row_bytes(state: Index | IndexState) -> int:
         for v in variables
         if v is not None
     )
-
-
-def _variable(
-    name: str, shape: list[int], dtype: tf.DType, value: Any
-) -> tf.Variable:
-    fill = tf.fill(shape, tf.constant(value, dtype))
-    return tf.Variable(fill, trainable=False, name=name)

@@ -23,6 +23,8 @@ from lintf.index.index import CODE_BLOCK, NO_ID, Index, code_rows
 from lintf.index.plan import Variant
 from lintf.index.schema import IndexSchema
 from lintf.index.served import SETTINGS_FILE
+from lintf.index.sharded import AnyIndex, ShardedIndex, new_index, shards_of
+from lintf.index.shards import Shards
 from lintf.index.towers import RestoredTower
 
 # Where the index is in the checkpoint of a SavedModel.
@@ -40,7 +42,7 @@ class Restored:
         saved_capacity: Rows that it had.
     """
 
-    index: Index
+    index: AnyIndex
     towers: Mapping[str, RestoredTower]
     settings: Mapping[str, Any]
     saved_capacity: int
@@ -72,7 +74,9 @@ def restore(
     shape = shape_of(loaded)
     if capacity is None:
         capacity = max(shape.capacity, at_least or 0)
-    index = _filled(loaded.state, path, shape.schema, capacity)
+    texts = _Texts(path) if shape.schema.id_dtype == "string" else None
+    rows = _rows_of(loaded.state, shape.schema, texts)
+    index = _made_of(rows, shape.schema, capacity, sharding_of(path))
     return Restored(index, towers(loaded), settings, shape.capacity)
 
 
@@ -92,6 +96,15 @@ def shape_of(loaded: Any) -> Shape:
         int(stats["capacity"].numpy()[0]),
         stats["log_offsets"].shape[1],
     )
+
+
+def sharding_of(path: pathlib.Path) -> Shards:
+    """How the index of a SavedModel that `load` takes is divided."""
+    data = json.loads((path / SETTINGS_FILE).read_text("utf-8"))
+    shards = data.get("shards")
+    if shards is None:
+        return Shards()
+    return Shards(shards["count"], tuple(shards["devices"]))
 
 
 def log_offsets_of(path: pathlib.Path) -> list[int]:
@@ -152,20 +165,23 @@ def towers(loaded: Any) -> dict[str, RestoredTower]:
     return found
 
 
-def compact(index: Index) -> None:
+def compact(index: AnyIndex) -> None:
     """Moves items to the front, in their order, so that no row is a hole."""
     rows = _rows_of(index, index.schema, index.id_text)
     _fill(index, rows)
 
 
-def resized(index: Index, capacity: int) -> Index:
+def resized(index: AnyIndex, capacity: int) -> AnyIndex:
     """A copy of an index with another capacity, and without holes.
 
     Raises:
         ValueError: The items do not fit.
     """
     rows = _rows_of(index, index.schema, index.id_text)
-    return _made_of(rows, index.schema, capacity)
+    sharding = Shards()
+    if isinstance(index, ShardedIndex):
+        sharding = index.sharding
+    return _made_of(rows, index.schema, capacity, sharding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,31 +198,36 @@ class _Rows:
     texts: np.ndarray | None
     log_offsets: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.by_variable["ids"])
+
+    def take(self, rows: np.ndarray) -> _Rows:
+        """Some of the items, without their texts."""
+        some = {name: values[rows] for name, values in self.by_variable.items()}
+        return dataclasses.replace(self, by_variable=some, texts=None)
+
 
 def _settings(data: dict[str, Any]) -> dict[str, Any]:
     batching = data["batching"]
+    arguments = {name: v for name, v in data.items() if name != "shards"}
     return {
-        **data,
+        **arguments,
         "variants": [Variant(**v) for v in data["variants"]],
         "batching": batching and Batching(**batching),
     }
 
 
-def _filled(
-    state: Any, path: pathlib.Path, schema: IndexSchema, capacity: int
-) -> Index:
-    texts = _Texts(path) if schema.id_dtype == "string" else None
-    return _made_of(_rows_of(state, schema, texts), schema, capacity)
-
-
-def _made_of(rows: _Rows, schema: IndexSchema, capacity: int) -> Index:
-    count = len(rows.by_variable["ids"])
-    if count > capacity:
+def _made_of(
+    rows: _Rows, schema: IndexSchema, capacity: int, sharding: Shards
+) -> AnyIndex:
+    if len(rows) > capacity:
         raise ValueError(
-            f"the capacity must be at least {count}, the number of items, got "
-            f"{capacity}"
+            f"the capacity must be at least {len(rows)}, the number of items, "
+            f"got {capacity}"
         )
-    index = Index(schema, capacity, log_partitions=len(rows.log_offsets))
+    index = new_index(
+        schema, capacity, sharding, log_partitions=len(rows.log_offsets)
+    )
     _fill(index, rows)
     return index
 
@@ -230,6 +251,19 @@ class _Texts:
 
 def _rows_of(state: Any, schema: IndexSchema, id_text: Any) -> _Rows:
     """The rows of an index, of its variables alone, or of a loaded one."""
+    shards = getattr(state, "shards", [state])
+    parts = [_rows_of_shard(shard, schema) for shard in shards]
+    rows = {
+        name: np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+    }
+    texts = None
+    if schema.id_dtype == "string":
+        texts = id_text.lookup(rows["ids"]).numpy()
+    return _Rows(rows, texts, state.log_offsets.read_value().numpy())
+
+
+def _rows_of_shard(state: Any, schema: IndexSchema) -> dict[str, np.ndarray]:
     count = int(state.num_rows.read_value())
     ids = state.ids.read_value().numpy()[:count]
     live = np.flatnonzero(ids != NO_ID)
@@ -240,10 +274,7 @@ def _rows_of(state: Any, schema: IndexSchema, id_text: Any) -> _Rows:
     if schema.quantization is not None:
         codes = code_rows(state.codes.read_value().numpy(), count)
         rows["codes"] = codes[live]
-    texts = None
-    if schema.id_dtype == "string":
-        texts = id_text.lookup(ids[live]).numpy()
-    return _Rows(rows, texts, state.log_offsets.read_value().numpy())
+    return rows
 
 
 def _variables(state: Any, schema: IndexSchema) -> dict[str, Any]:
@@ -258,9 +289,39 @@ def _variables(state: Any, schema: IndexSchema) -> dict[str, Any]:
     return named
 
 
-def _fill(index: Index, rows: _Rows) -> None:
-    """Makes rows all that an index holds."""
-    count = len(rows.by_variable["ids"])
+def _fill(index: AnyIndex, rows: _Rows) -> None:
+    """Makes rows all that an index holds.
+
+    Raises:
+        ValueError: One of its shards is too small.
+    """
+    if isinstance(index, ShardedIndex):
+        numbers = index.shard_of(rows.by_variable["ids"])
+        parts = [
+            rows.take(np.flatnonzero(numbers == i))
+            for i in range(len(index.shards))
+        ]
+    else:
+        parts = [rows]
+    for i, (shard, part) in enumerate(
+        zip(shards_of(index), parts, strict=True)
+    ):
+        if len(part) > shard.capacity:
+            raise ValueError(
+                f"shard {i} has room for {shard.capacity} items, but "
+                f"{len(part)} belong into it; take a larger capacity"
+            )
+    for shard, part in zip(shards_of(index), parts, strict=True):
+        _fill_shard(shard, part)
+    if index.id_text is not None:
+        index.id_text.remove(index.id_text.export()[0])
+        index.id_text.insert(rows.by_variable["ids"], rows.texts)
+    index.log_offsets.assign(rows.log_offsets)
+    index.invalidate()
+
+
+def _fill_shard(index: Index, rows: _Rows) -> None:
+    count = len(rows)
     empty = Index(index.schema, 1)
     for name, variable in _variables(index, index.schema).items():
         missing = _variables(empty, index.schema)[name].read_value().numpy()
@@ -273,9 +334,4 @@ def _fill(index: Index, rows: _Rows) -> None:
         codes[:count] = rows.by_variable["codes"]
         codes = codes.reshape(blocks, CODE_BLOCK, words).transpose(0, 2, 1)
         index.codes.assign(codes)
-    if index.id_text is not None:
-        index.id_text.remove(index.id_text.export()[0])
-        index.id_text.insert(rows.by_variable["ids"], rows.texts)
     index.num_rows.assign(count)
-    index.log_offsets.assign(rows.log_offsets)
-    index.resource.invalidate()

@@ -19,7 +19,8 @@ import tensorflow as tf
 from lintf import ops
 from lintf.index import columns, requests, towers
 from lintf.index.batching import Batching, Tensors, batched
-from lintf.index.index import Index, IndexState
+from lintf.index.index import IndexState
+from lintf.index.placement import place
 from lintf.index.plan import (
     BY_EMBEDDING,
     Algorithm,
@@ -30,6 +31,8 @@ from lintf.index.plan import (
 )
 from lintf.index.schema import IndexSchema
 from lintf.index.search import NativeSearch, PortableSearch
+from lintf.index.sharded import AnyIndex, ShardedIndex
+from lintf.index.sharded_search import ShardedSearch
 from lintf.index.signatures import ID, attribute_key
 from lintf.index.updates import Updates, check_item_tower, id_spec
 
@@ -43,6 +46,9 @@ _MAX_PROBES = 64
 _RESERVED = frozenset(("filter", "filter_program"))
 
 
+_Search = NativeSearch | PortableSearch | ShardedSearch
+
+
 class ServedIndex(tf.Module):
     """An index with its query tower, ready to be saved and served.
 
@@ -54,7 +60,7 @@ class ServedIndex(tf.Module):
 
     def __init__(
         self,
-        index: Index,
+        index: AnyIndex,
         query_tower: Any = None,
         *,
         k: int,
@@ -124,9 +130,15 @@ class ServedIndex(tf.Module):
         # The SavedModel holds what is tracked: all of the index, or only its
         # variables.
         self.__dict__["index"] = index
+        self.state: Any = index
         if portable:
             check_portable(schema)
-        self.state = IndexState(index) if portable else index
+            if isinstance(index, ShardedIndex):
+                raise ValueError(
+                    "a portable index must be in one piece, got one of "
+                    f"{index.sharding.count} shards"
+                )
+            self.state = IndexState(index)
         self.query_tower = query_tower
         # Lets the tower be used again without the code that made it.
         self.query_function = None
@@ -139,7 +151,9 @@ class ServedIndex(tf.Module):
             self._max_rows = min(max_request_rows, batching.max_rows)
         names = [a.name for a in self._returned]
 
-        def search(plan: Plan) -> NativeSearch | PortableSearch:
+        def search(plan: Plan) -> _Search:
+            if isinstance(index, ShardedIndex):
+                return ShardedSearch(index, plan, names, costs)
             if portable:
                 return PortableSearch(index, plan, names, self.state.projection)
             return NativeSearch(index, plan, names, costs)
@@ -168,6 +182,9 @@ class ServedIndex(tf.Module):
             "read_only": read_only,
             "max_update_rows": max_update_rows,
         }
+        if isinstance(index, ShardedIndex):
+            sharding = dataclasses.asdict(index.sharding)
+            self._settings["shards"] = sharding
 
     def signatures(self) -> dict[str, Any]:
         """The concrete functions, by signature name."""
@@ -229,6 +246,8 @@ class ServedIndex(tf.Module):
             signatures=self.signatures(),
             options=tf.saved_model.SaveOptions(namespace_whitelist=namespaces),
         )
+        if isinstance(self.index, ShardedIndex):
+            place(path, self.index.sharding)
         settings = pathlib.Path(path, SETTINGS_FILE)
         settings.parent.mkdir(exist_ok=True)
         text = json.dumps(self._settings, indent=2, sort_keys=True) + "\n"
@@ -274,7 +293,7 @@ class ServedIndex(tf.Module):
 
     def _retriever(
         self,
-        search: NativeSearch | PortableSearch,
+        search: _Search,
         embed: Callable[[Tensors], tf.Tensor],
         specs: Mapping[str, tf.TensorSpec],
     ) -> Callable[..., Tensors]:
@@ -295,7 +314,7 @@ class ServedIndex(tf.Module):
 
     def _batched(
         self,
-        searcher: NativeSearch | PortableSearch,
+        searcher: _Search,
         embed: Callable[[Tensors], tf.Tensor],
         inputs: Tensors,
         filters: tf.Tensor,
@@ -341,7 +360,7 @@ class ServedIndex(tf.Module):
 
     def _results(
         self,
-        search: NativeSearch | PortableSearch,
+        search: _Search,
         queries: tf.Tensor,
         programs: tf.Tensor,
     ) -> Tensors:
@@ -400,5 +419,9 @@ class ServedIndex(tf.Module):
         }
         stats = {name: tf.repeat(v, batch) for name, v in scalars.items()}
         offsets = self._search.log_offsets()
-        stats["log_offsets"] = tf.tile(offsets[tf.newaxis], [batch, 1])
+        vectors = {"log_offsets": offsets}
+        if isinstance(self._search, ShardedSearch):
+            vectors |= self._search.shard_counts()
+        for name, vector in vectors.items():
+            stats[name] = tf.tile(vector[tf.newaxis], [batch, 1])
         return stats

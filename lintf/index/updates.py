@@ -16,9 +16,11 @@ import tensorflow as tf
 from lintf import ops
 from lintf.index import columns, requests, towers
 from lintf.index.encoder import AttributeEncoder
-from lintf.index.index import NO_ID, Index
+from lintf.index.index import NO_ID
 from lintf.index.inputs import input_spec
 from lintf.index.schema import IndexSchema
+from lintf.index.sharded import AnyIndex
+from lintf.index.sharded_update import apply_update
 from lintf.index.signatures import (
     DELETE,
     EMBEDDING,
@@ -44,7 +46,7 @@ class Updates:
         encoders: One for each attribute, to be tracked by what is saved.
     """
 
-    def __init__(self, index: Index, item_tower: Any, max_rows: int):
+    def __init__(self, index: AnyIndex, item_tower: Any, max_rows: int):
         """Prepares the signatures.
 
         Args:
@@ -124,7 +126,8 @@ class Updates:
             # A row is found by searches only once its id has a text.
             with tf.control_dependencies(inserted):
                 ids = tf.identity(ids)
-        updated = ops.update(
+        updated = apply_update(
+            index,
             ids,
             # New attributes alone delete nothing.
             delete if embedding is not None else tf.zeros_like(delete),
@@ -135,17 +138,6 @@ class Updates:
                 inputs[LOG_PREVIOUS_OFFSET],
                 inputs[LOG_OFFSET],
             ),
-            index.resource,
-            index.ids,
-            index.embeddings,
-            index.num_rows,
-            index.log_offsets,
-            index.columns,
-            scales=index.scales,
-            codes=index.codes,
-            quantization=index.schema.quantization,
-            dim=index.schema.dim,
-            metric=index.schema.metric,
         )
         return {"status": updated.status, "num_rows": updated.num_rows}
 

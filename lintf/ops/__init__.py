@@ -20,6 +20,7 @@ from lintf.ops.knn import Neighbors, masked_knn, prefiltered_knn
 from lintf.ops.lookup import LookedUp, lookup
 from lintf.ops.retrieve import Retrieved, retrieve
 from lintf.ops.update import LogPosition, Updated, log_offsets, update
+from lintf.ops.update_check import check_update
 
 __all__ = [
     "FilterMask",
@@ -32,6 +33,7 @@ __all__ = [
     "Updated",
     "assign_codes",
     "assign_rows",
+    "check_update",
     "compile_filter",
     "filter_mask",
     "index_stats",

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Search in an index of several shards: in each of them, then a merge.
+
+Results are those of one index. Each shard is read in one consistent read of
+its own, so a search beside an update may see a batch in one shard and not yet
+in another; each item is seen as a whole, before or after. Equal scores come by
+shard, then by row. Where codes select a shortlist, each shard selects one of
+its own, so more rows are rescored than in an index of one piece, and no fewer
+of the best are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from lintf import ops
+from lintf.index.plan import Plan
+from lintf.index.search import Found, Looked, NativeSearch
+from lintf.index.sharded import ShardedIndex
+from lintf.index.shards import shard_of
+
+_INT32_MIN = tf.int32.min
+
+
+class ShardedSearch:
+    """`NativeSearch` for several shards."""
+
+    def __init__(
+        self,
+        index: ShardedIndex,
+        plan: Plan,
+        returned: Sequence[str],
+        costs: Sequence[float] = (),
+    ):
+        self._index = index
+        self._k = plan.k
+        # Operations on a shard run where its variables are.
+        self._searches = [
+            NativeSearch(shard, plan, returned, costs) for shard in index.shards
+        ]
+
+    def __call__(self, queries: tf.Tensor, programs: tf.Tensor) -> Found:
+        found = [search(queries, programs) for search in self._searches]
+        order = best_first(
+            [f.scores for f in found], [f.num_results for f in found], self._k
+        )
+
+        def merged(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+            return tf.gather(tf.concat(parts, 1), order, batch_dims=1)
+
+        # Unused slots come last, and hold what unused slots do.
+        results = sum(f.num_results for f in found)
+        return Found(
+            merged([f.ids for f in found]),
+            merged([f.scores for f in found]),
+            tf.minimum(results, self._k),
+            [
+                merged(parts)
+                for parts in zip(*(f.values for f in found), strict=True)
+            ],
+        )
+
+    def lookup(self, ids: tf.Tensor) -> Looked:
+        count = len(self._searches)
+        rows = rows_by_shard(shard_of(ids, count), count)
+        looked = [
+            search.lookup(tf.gather(ids, here))
+            for search, here in zip(self._searches, rows, strict=True)
+        ]
+
+        def merged(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+            return in_place(rows, parts, ids)
+
+        embeddings = None
+        if looked[0].embeddings is not None:
+            embeddings = merged([one.embeddings for one in looked])
+        return Looked(
+            embeddings,
+            [
+                merged(parts)
+                for parts in zip(*(one.values for one in looked), strict=True)
+            ],
+            merged([one.found for one in looked]),
+        )
+
+    def counts(self) -> dict[str, tf.Tensor]:
+        """As `NativeSearch.counts`, of all shards.
+
+        A query is answered by every shard; it is counted once, by how shard 0
+        did it.
+        """
+        counts = [search.counts() for search in self._searches]
+        live = tf.stack([one["live_rows"] for one in counts])
+        return {
+            **counts[0],
+            "num_rows": tf.add_n([one["num_rows"] for one in counts]),
+            "live_rows": tf.reduce_sum(live),
+        }
+
+    def shard_counts(self) -> dict[str, tf.Tensor]:
+        """What each shard holds: `[shards]` int64."""
+        stats = [
+            ops.index_stats(shard.resource, shard.ids, shard.num_rows)
+            for shard in self._index.shards
+        ]
+        return {
+            "shard_live_rows": tf.stack([s.live_rows for s in stats]),
+            "shard_capacity": tf.constant(
+                [shard.capacity for shard in self._index.shards], tf.int64
+            ),
+        }
+
+    def log_offsets(self) -> tf.Tensor:
+        """As `NativeSearch.log_offsets`; all shards hold the log up to them."""
+        return self._searches[0].log_offsets()
+
+
+def best_first(
+    scores: Sequence[tf.Tensor], num_results: Sequence[tf.Tensor], k: int
+) -> tf.Tensor:
+    """Which of several shards' results are the best.
+
+    Args:
+        scores: `[batch, n]` float32 of each shard, its best first; -inf in
+            slots that are not used.
+        num_results: `[batch]` int32 of each shard, slots in use.
+        k: Results wanted, at most all of them.
+
+    Returns:
+        `[batch, k]` int32 places in the shards' results, laid end to end. The
+        better score first, then the lower place; unused slots last.
+
+    >>> best_first([[[5.0, 1.0]], [[5.0, 3.0]]], [[2], [2]], 3).numpy()
+    array([[0, 2, 3]], dtype=int32)
+    """
+    keys = []
+    for part, used in zip(scores, num_results, strict=True):
+        # Numbers in the order of the scores, because a result may score -inf
+        # as well and still goes before slots that are not used. -0 becomes 0.
+        part = tf.convert_to_tensor(part)
+        bits = tf.bitcast(tf.where(part == 0, 0.0, part), tf.int32)
+        key = tf.where(bits < 0, bits ^ tf.int32.max, bits)
+        slots = tf.range(tf.shape(key)[1])
+        in_use = slots < tf.convert_to_tensor(used)[:, tf.newaxis]
+        keys.append(tf.where(in_use, key, _INT32_MIN))
+    # Of equal keys it takes the lower place.
+    return tf.math.top_k(tf.concat(keys, 1), k).indices
+
+
+def rows_by_shard(shards: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """The rows of a request that belong to each shard, in order.
+
+    Args:
+        shards: `[batch]` int64, of each row.
+        count: Of shards.
+    """
+    rows = tf.range(tf.shape(shards)[0])
+    return list(tf.dynamic_partition(rows, tf.cast(shards, tf.int32), count))
+
+
+def in_place(
+    rows: Sequence[tf.Tensor], parts: Sequence[tf.Tensor], like: tf.Tensor
+) -> tf.Tensor:
+    """Puts the shards' rows of a result back to where their inputs were.
+
+    Args:
+        rows: From `rows_by_shard`.
+        parts: `[rows, ...]` of each shard.
+        like: `[batch]` of the request.
+    """
+    whole = tf.dynamic_stitch(list(rows), list(parts))
+    return tf.ensure_shape(whole, like.shape[:1] + parts[0].shape[1:])
