@@ -17,18 +17,20 @@ from export.config import (
     QuantizationConfig,
     RetrieveConfig,
     UpdateConfig,
+    to_shards,
 )
 from export.errors import JobError
 from export.parse import ConfigError, to_dataclass
 from lintf.index import restore
 from lintf.index.batching import Batching
-from lintf.index.index import Index
 from lintf.index.schema import (
     Attribute,
     IndexSchema,
     check_attribute_name,
     infer_attribute,
 )
+from lintf.index.sharded import new_index
+from lintf.index.shards import Shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,8 @@ class BootstrapConfig:
         filter_limits: What a filter may cost.
         batching: Batches concurrent requests.
         update: Live updates.
+        shards: How the index is divided; by default as what it is to be like,
+            or in one piece.
     """
 
     dim: int
@@ -110,9 +114,17 @@ class BootstrapConfig:
     filter_limits: LimitsConfig = LimitsConfig()
     batching: BatchingConfig | None = None
     update: UpdateConfig = UpdateConfig()
+    shards: int | Shards | None = None
 
     def __post_init__(self) -> None:
         self.schema()
+        # Says now if they are wrong.
+        _ = self.sharding
+
+    @property
+    def sharding(self) -> Shards | None:
+        """How the index is divided, where the config says so."""
+        return None if self.shards is None else to_shards(self.shards)
 
     def schema(self) -> IndexSchema:
         """The schema of the index."""
@@ -191,13 +203,16 @@ def bootstrap(
     """
     towers: dict[str, Any] = {}
     settings: dict[str, Any] = {}
+    sharding = Shards()
     if like is not None:
         loaded, settings = restore.load(like)
+        sharding = restore.sharding_of(like)
         towers, shape = restore.towers(loaded), restore.shape_of(loaded)
         schema, capacity = shape.schema, capacity or shape.capacity
         del loaded
     if config is not None:
         schema, settings = config.schema(), config.settings()
+        sharding = config.sharding or sharding
         capacity = capacity or config.index.capacity
     elif like is None:
         raise JobError("a config or a version to be like must be given")
@@ -206,5 +221,10 @@ def bootstrap(
             "the index needs a capacity: give --capacity, or index.capacity "
             "in the config"
         )
-    index = Index(schema, capacity, log_partitions=len(log.source.partitions()))
+    index = new_index(
+        schema,
+        capacity,
+        sharding,
+        log_partitions=len(log.source.partitions()),
+    )
     return snapshot.write_first(base, index, {**settings, **towers}, log)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,28 @@ class Table:
             ones = max(ones, float(np.abs(block).sum(axis=1).max()))
             twos = max(twos, float(np.linalg.norm(block, axis=1).max()))
         return ones, twos
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """The tables of several shards as one, one after another."""
+    if len(tables) == 1:
+        return tables[0]
+
+    def parts(name: str) -> Any:
+        values = [getattr(table, name) for table in tables]
+        return None if values[0] is None else np.concatenate(values)
+
+    return Table(
+        tables[0].schema,
+        parts("ids"),
+        parts("embeddings"),
+        {
+            name: np.concatenate([t.attributes[name] for t in tables])
+            for name in tables[0].attributes
+        },
+        parts("texts"),
+        parts("codes"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +177,7 @@ def _code_tolerance(table: Table, query: np.ndarray) -> float:
 
 
 def code_mismatch(
-    table: Table, rows: slice, vectors: np.ndarray, error: np.ndarray
+    table: Table, rows: np.ndarray, vectors: np.ndarray, error: np.ndarray
 ) -> int | None:
     """A row whose code is not that of its vector.
 

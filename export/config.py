@@ -22,6 +22,7 @@ from lintf.index.schema import (
     Quantization,
     check_attribute_name,
 )
+from lintf.index.shards import Shards
 
 ROW_NUMBERS = "@row"
 
@@ -532,9 +533,31 @@ class ProjectorConfig:
             raise ValueError(f"`rows` must not be negative, got {self.rows}")
 
 
+def to_shards(value: int | Shards) -> Shards:
+    """How an index is divided, from `shards: 4` or a mapping.
+
+    Raises:
+        ConfigError: The number is out of range.
+
+    >>> to_shards(2)
+    Shards(count=2, devices=())
+    """
+    if isinstance(value, Shards):
+        return value
+    try:
+        return Shards(value)
+    except ValueError as error:
+        raise ConfigError(f"shards: {error}") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class JobConfig:
-    """One export job; see the classes of the fields."""
+    """One export job; see the classes of the fields.
+
+    `shards` is how many pieces the index has, each on a GPU of its own where
+    there are enough; or a mapping with `count` and `devices`, as
+    `lintf.index.shards.Shards` has them.
+    """
 
     name: str
     items: ItemsConfig
@@ -550,8 +573,10 @@ class JobConfig:
     fill: FillConfig = FillConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     projector: ProjectorConfig = ProjectorConfig()
+    shards: int | Shards = 1
 
     def __post_init__(self) -> None:
+        to_shards(self.shards)
         if not _MODEL_NAME.match(self.name):
             raise ConfigError(
                 "name: expected letters, digits, and . _ - after the first, "
@@ -657,8 +682,11 @@ class JobConfig:
         often the job writes checkpoints or what it shows.
         """
         data = json.loads(self.canonical())
-        for key in ("checkpoint", "projector"):
+        for key in ("checkpoint", "projector", "shards"):
             del data[key]
+        # An index in one piece is what it was before there were shards.
+        if self.sharding.count > 1:
+            data["shards"] = dataclasses.asdict(self.sharding)
         towers = data["towers"] or {}
         for node in (
             data["items"],
@@ -669,6 +697,11 @@ class JobConfig:
             if node and node["path"]:
                 node["path"] = "given"
         return data
+
+    @property
+    def sharding(self) -> Shards:
+        """How the index is divided."""
+        return to_shards(self.shards)
 
     @property
     def trains(self) -> bool:

@@ -15,13 +15,13 @@ from export.items import ItemBatch, Items
 from export.progress import Progress
 from export.scalars import ScalarWriter
 from export.towers import LoadedTower
-from lintf.index.index import Index
+from lintf.index.sharded import AnyIndex
 
 OnEvent = Callable[[str], None]
 
 
 def fill(
-    index: Index,
+    index: AnyIndex,
     items: Items,
     num_items: int,
     item_tower: LoadedTower | None,
@@ -83,14 +83,14 @@ def embeddings_of(batch: ItemBatch, item_tower: LoadedTower | None) -> Any:
 
 
 def _restore(
-    manager: tf.train.CheckpointManager, index: Index, batch_size: int
+    manager: tf.train.CheckpointManager, index: AnyIndex, batch_size: int
 ) -> int:
     """Restores the last checkpoint, if any; returns the steps done."""
     if manager.latest_checkpoint is None:
         return 0
     status = manager.checkpoint.restore(manager.latest_checkpoint)
     status.assert_existing_objects_matched()
-    index.resource.invalidate()
+    index.invalidate()
     rows = int(index.num_rows)
     print(f"Resuming after {rows:,} items: {manager.latest_checkpoint}")
     return rows // batch_size

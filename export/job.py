@@ -30,11 +30,17 @@ from export.projector import write_projector
 from export.warmup import write_warmup
 from export.workdir import WorkDir
 from lintf import ops
+from lintf.index import columns
 from lintf.index.batching import Batching
-from lintf.index.index import Index
 from lintf.index.plan import Plan, Variant, check_portable
 from lintf.index.schema import IndexSchema
 from lintf.index.served import ServedIndex
+from lintf.index.sharded import (
+    AnyIndex,
+    new_index,
+    rows_in_order,
+    shards_of,
+)
 from lintf.index.signatures import ID
 from lintf.index.updates import check_item_tower
 
@@ -88,6 +94,12 @@ def run_job(request: Request) -> pathlib.Path:
 
 def _run(request: Request, work: WorkDir) -> pathlib.Path:
     config, on_event = request.config, request.on_event
+    if request.ops == "portable" and config.sharding.count > 1:
+        raise ConfigError(
+            f"shards: a portable index is in one piece, got "
+            f"{config.sharding.count} shards; leave `shards` out (or --set "
+            "shards=1), or export it with lintf's operations"
+        )
     _say(f"Reading the items of {config.name!r}")
     items = Items(config)
     prepared, query_tower, item_tower = towers.Towers(), None, None
@@ -104,9 +116,10 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     capacity = _capacity(request, found)
     # Before hours of training. What towers will give has at least 1 dimension.
     if found.dim is None:
-        memory.check(IndexSchema(1, attributes=found.attributes), capacity)
+        known = IndexSchema(1, attributes=found.attributes)
     else:
-        memory.check(_schema(request, found, found.dim), capacity)
+        known = _schema(request, found, found.dim)
+    memory.check(known, capacity, config.sharding)
     work.claim(identity)
     if config.trains:
         _say("Training the towers")
@@ -118,11 +131,13 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
     schema = _schema(request, found, dim)
     if config.quantization is not None and schema.quantization is None:
         _say("A portable index searches exactly: it gets no codes")
-    memory.check(schema, capacity)
+    memory.check(schema, capacity, config.sharding)
     if config.update.enabled and request.ops == "native":
         _check_item_features(config, item_tower, schema)
     offsets = config.log.initial_offsets()
-    index = Index(schema, capacity, log_partitions=len(offsets))
+    index = new_index(
+        schema, capacity, config.sharding, log_partitions=len(offsets)
+    )
     index.log_offsets.assign(offsets)
     logs = work.tensorboard / build_id[:8]
     _say(
@@ -288,7 +303,7 @@ def _plans(request: Request, schema: IndexSchema) -> dict[str, Plan]:
 
 def _measure_recall(
     request: Request,
-    index: Index,
+    index: AnyIndex,
     items: Items,
     item_tower: towers.LoadedTower | None,
     query_tower: towers.LoadedTower | None,
@@ -299,7 +314,8 @@ def _measure_recall(
     if codes is None or schema.quantization is None:
         return ()
     _say("Measuring the recall of the codes")
-    count, alone = codes.recall_queries, index.embeddings is None
+    count, alone = codes.recall_queries, schema.dtype == "none"
+    places = _places(index, items, config) if alone else None
     features = None
     if query_tower is not None:
         features = queries.recipe_features(
@@ -309,27 +325,42 @@ def _measure_recall(
         asked = queries.of_tower(query_tower(features))
     else:
         rows = queries.sample(int(index.num_rows), count, codes.seed)
-        vectors = _rows_of(index, items, item_tower, config, rows)
+        if places is None:
+            vectors = index.vectors(rows)
+        else:
+            vectors = _read_rows(index, items, item_tower, config, rows)
+            rows = places[rows]
         asked = queries.of_items(vectors, rows)
     return recall.measure(
         index,
         _plans(request, schema),
         asked,
         codes.floor(rescored=not alone),
-        _vectors(index, items, item_tower, config) if alone else None,
+        None
+        if places is None
+        else (_vectors(index, items, item_tower, config), places),
     )
 
 
-def _rows_of(
-    index: Index,
+def _places(index: AnyIndex, items: Items, config: JobConfig) -> np.ndarray:
+    """The row of each item, in the items' order."""
+    ids = []
+    for batch in items.batches(config.fill.batch_size):
+        if index.schema.id_dtype == "string":
+            ids.append(columns.fingerprints(batch.ids))
+        else:
+            ids.append(np.asarray(batch.ids, np.int64))
+    return rows_in_order(index, np.concatenate(ids))
+
+
+def _read_rows(
+    index: AnyIndex,
     items: Items,
     item_tower: towers.LoadedTower | None,
     config: JobConfig,
     rows: np.ndarray,
 ) -> np.ndarray:
-    """The embeddings of some rows, read again if they are not stored."""
-    if index.embeddings is not None:
-        return index.vectors(rows)
+    """The embeddings of some items, which are not stored, read again."""
     parts, start = [], 0
     for batch in items.batches(config.fill.batch_size):
         here = rows[(rows >= start) & (rows < start + len(batch))] - start
@@ -341,7 +372,7 @@ def _rows_of(
 
 
 def _vectors(
-    index: Index,
+    index: AnyIndex,
     items: Items,
     item_tower: towers.LoadedTower | None,
     config: JobConfig,
@@ -351,33 +382,35 @@ def _vectors(
         yield index.checked_embeddings(embeddings_of(batch, item_tower))
 
 
-def _planner_costs(index: Index, plans: Mapping[str, Plan]) -> list[float]:
+def _planner_costs(index: AnyIndex, plans: Mapping[str, Plan]) -> list[float]:
     """What searches cost here, where a signature lets the planner choose.
 
     Differs from run to run, and is no part of the build's identity: it changes
     how fast an answer comes, and which of two right ones where codes are used.
     """
-    if int(index.num_rows) < _LEAST_MEASURED_ROWS or not any(
+    # Of one shard: searches go to each of them.
+    shard = max(shards_of(index), key=lambda one: int(one.num_rows))
+    if int(shard.num_rows) < _LEAST_MEASURED_ROWS or not any(
         plan.algorithm == "auto" for plan in plans.values()
     ):
         return []
     _say("Measuring what searches cost on this machine")
     costs = ops.planner_costs(
-        index.resource,
-        index.ids,
-        index.embeddings,
-        index.num_rows,
-        scales=index.scales,
-        codes=index.codes,
-        quantization=index.schema.quantization,
-        dim=index.schema.dim,
+        shard.resource,
+        shard.ids,
+        shard.embeddings,
+        shard.num_rows,
+        scales=shard.scales,
+        codes=shard.codes,
+        quantization=shard.schema.quantization,
+        dim=shard.schema.dim,
     )
     return [float(cost) for cost in costs.numpy()]
 
 
 def _save(
     request: Request,
-    index: Index,
+    index: AnyIndex,
     both: Mapping[str, towers.LoadedTower | None],
     build_id: str,
     reports: Sequence[recall.Report],

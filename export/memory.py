@@ -9,10 +9,12 @@ import numpy as np
 
 from export.errors import JobError
 from lintf.index.schema import IndexSchema
+from lintf.index.shards import Shards
 
 _MEMINFO = pathlib.Path("/proc/meminfo")
 _GB = 10**9
 _ID_BYTES = 8
+_IN_ONE_PIECE = Shards()
 _NUMBER_BYTES = {
     "float32": 4,
     "bfloat16": 2,
@@ -49,16 +51,27 @@ def available_bytes() -> int | None:
     return None
 
 
-def check(schema: IndexSchema, capacity: int) -> None:
+def check(
+    schema: IndexSchema, capacity: int, sharding: Shards = _IN_ONE_PIECE
+) -> None:
     """Refuses an index that is larger than the available memory.
+
+    Args:
+        schema: Of the index.
+        capacity: Items that it is for.
+        sharding: How it is divided; shards have some rows more.
 
     Raises:
         JobError: It is; the message has the sizes.
     """
-    needed, available = capacity * row_bytes(schema), available_bytes()
+    rows, available = sharding.rows(capacity), available_bytes()
+    needed = rows * row_bytes(schema)
     if available is not None and needed > available:
+        what = f"{rows:,} rows"
+        if sharding.count > 1:
+            what += f" in {sharding.count} shards"
         raise JobError(
-            f"index.capacity: {capacity:,} rows of {row_bytes(schema)} bytes "
+            f"index.capacity: {what} of {row_bytes(schema)} bytes "
             f"take {needed / _GB:,.1f} GB, but {available / _GB:,.1f} GB of "
             "memory are available; lower it, or use a larger machine"
         )

@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from lintf.index import columns, oporp
 from lintf.index.index import Index, code_rows
+from lintf.index.sharded import AnyIndex, shards_of
 
 CONFIG = "projector_config.pbtxt"
 VECTORS = "embeddings.tsv"
 LABELS = "metadata.tsv"
 
 
-def write_projector(index: Index, folder: pathlib.Path, max_rows: int) -> int:
+def write_projector(
+    index: AnyIndex, folder: pathlib.Path, max_rows: int
+) -> int:
     """Writes vectors and labels of items spread evenly over the index.
 
     Args:
@@ -36,8 +39,8 @@ def write_projector(index: Index, folder: pathlib.Path, max_rows: int) -> int:
     labels: dict[str, Iterable[Any]] = {"id": _ids(index, rows)}
     for attribute in index.schema.attributes:
         if attribute.decodable:
-            column = index.attributes[attribute.name].read_value().numpy()
-            labels[attribute.name] = columns.decode(attribute, column[rows])
+            column = _rows_of(index, rows, _attribute(attribute.name))
+            labels[attribute.name] = columns.decode(attribute, column)
     np.savetxt(folder / VECTORS, vectors, fmt="%.6g", delimiter="\t")
     lines = ["\t".join(labels)]
     lines += [
@@ -59,15 +62,33 @@ def write_projector(index: Index, folder: pathlib.Path, max_rows: int) -> int:
     return len(rows)
 
 
-def _vectors(index: Index, rows: np.ndarray) -> np.ndarray:
-    if index.embeddings is not None:
+def _vectors(index: AnyIndex, rows: np.ndarray) -> np.ndarray:
+    if index.schema.dtype != "none":
         return index.vectors(rows)
-    codes = code_rows(index.codes.read_value().numpy(), index.capacity)
-    return 2.0 * oporp.unpack(codes[rows]) - 1.0
+    codes = [
+        code_rows(shard.codes.read_value().numpy(), int(shard.num_rows))
+        for shard in shards_of(index)
+    ]
+    return 2.0 * oporp.unpack(np.concatenate(codes)[rows]) - 1.0
 
 
-def _ids(index: Index, rows: np.ndarray) -> list[Any]:
-    ids = index.ids.read_value().numpy()[rows]
+def _rows_of(
+    index: AnyIndex, rows: np.ndarray, variable: Callable[[Index], Any]
+) -> np.ndarray:
+    """What a variable of each shard holds in some rows."""
+    parts = [
+        variable(shard).read_value().numpy()[: int(shard.num_rows)]
+        for shard in shards_of(index)
+    ]
+    return np.concatenate(parts)[rows]
+
+
+def _attribute(name: str) -> Callable[[Index], Any]:
+    return lambda shard: shard.attributes[name]
+
+
+def _ids(index: AnyIndex, rows: np.ndarray) -> list[Any]:
+    ids = _rows_of(index, rows, lambda shard: shard.ids)
     if index.id_text is None:
         return list(ids.tolist())
     return [text.decode() for text in index.id_text.lookup(ids).numpy()]

@@ -12,9 +12,10 @@ import tensorflow as tf
 from export.errors import JobError
 from export.queries import QuerySet
 from lintf import ops
-from lintf.index.index import Index
 from lintf.index.plan import Plan
 from lintf.index.schema import Quantization
+from lintf.index.sharded import AnyIndex, shards_of
+from lintf.index.sharded_search import best_first
 
 # What the table shows beside the chosen shortlist, times k.
 _MULTIPLES = (1, 4, 10, 40)
@@ -73,11 +74,11 @@ class Report:
 
 
 def measure(
-    index: Index,
+    index: AnyIndex,
     plans: Mapping[str, Plan],
     queries: QuerySet,
     floor: float,
-    batches: Iterable[np.ndarray] | None = None,
+    items: tuple[Iterable[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[Report, ...]:
     """Measures every signature that may answer by codes.
 
@@ -86,30 +87,32 @@ def measure(
         plans: How the signatures search, by name.
         queries: What to ask.
         floor: What the recall must reach.
-        batches: The embeddings of all items in the index's order, `[n, dim]`
-            each, if the index has codes alone.
+        items: If the index has codes alone: the embeddings of all items,
+            `[n, dim]` each, and `[items]` the row of each item.
     """
     quantization = index.schema.quantization
     assert quantization is not None
     plans = {n: p for n, p in plans.items() if uses_codes(p)}
     most = max(plan.k for plan in plans.values()) + 1
-    if batches is None:
+    if items is None:
         parts = _search(index, queries.vectors, most, "masked", None)
         best = np.concatenate([rows for _, rows in parts])
     else:
+        batches, places = items
         best = exact_rows(batches, queries.vectors, most, index.schema.metric)
+        best = np.where(best < 0, -1, places[best])
     reports = []
     for name, plan in plans.items():
         exact = without_own(best, queries.own, plan.k)
         chosen = plan.shortlist or quantization.shortlist
-        chosen = max(chosen, plan.k) if batches is None else plan.k
+        chosen = max(chosen, plan.k) if items is None else plan.k
         sizes = {chosen, *(m * plan.k for m in _MULTIPLES)}
         table = []
         for size in sorted({min(s, int(index.num_rows)) for s in sizes}):
             # One more of each, in place of the item that the query is.
             own = int((queries.own >= 0).any())
             codes = dataclasses.replace(quantization, shortlist=size + own)
-            k = (plan.k if batches is None else size) + own
+            k = (plan.k if items is None else size) + own
             each: list[float] = []
             for part, rows in _search(
                 index, queries.vectors, k, "quantized", codes
@@ -126,7 +129,7 @@ def measure(
                 floor=floor,
                 num_queries=len(queries.vectors),
                 source=queries.source,
-                rescored=batches is None,
+                rescored=items is None,
                 codes=_in_words(quantization),
                 table=tuple(table),
             )
@@ -243,7 +246,7 @@ def exact_rows(
 
 
 def _search(
-    index: Index,
+    index: AnyIndex,
     queries: np.ndarray,
     k: int,
     algorithm: str,
@@ -258,20 +261,30 @@ def _search(
     step = max(1, _MAX_RESULTS // k)
     for begin in range(0, len(queries), step):
         part = queries[begin : begin + step]
-        result = ops.retrieve(
-            part,
-            ops.compile_filter([""] * len(part), index.schema),
-            index.resource,
-            index.ids,
-            index.embeddings,
-            index.num_rows,
-            index.columns,
-            k=k,
-            metric=index.schema.metric,
-            algorithm=algorithm,
-            scales=index.scales,
-            codes=index.codes if codes is not None else None,
-            quantization=codes,
-            dim=index.schema.dim,
-        )
-        yield slice(begin, begin + len(part)), result.rows.numpy()
+        programs = ops.compile_filter([""] * len(part), index.schema)
+        scores, used, rows, first = [], [], [], 0
+        for shard in shards_of(index):
+            found = ops.retrieve(
+                part,
+                programs,
+                shard.resource,
+                shard.ids,
+                shard.embeddings,
+                shard.num_rows,
+                shard.columns,
+                k=k,
+                metric=index.schema.metric,
+                algorithm=algorithm,
+                scales=shard.scales,
+                codes=shard.codes if codes is not None else None,
+                quantization=codes,
+                dim=index.schema.dim,
+            )
+            scores.append(found.scores)
+            used.append(found.num_results)
+            here = found.rows.numpy()
+            rows.append(np.where(here < 0, -1, here + first))
+            first += int(shard.num_rows)
+        order = best_first(scores, used, k).numpy()
+        best = np.take_along_axis(np.concatenate(rows, axis=1), order, axis=1)
+        yield slice(begin, begin + len(part)), best

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from export.errors import JobError
-from lintf.index.index import Index
+from lintf.index.sharded import AnyIndex, ShardedIndex
 from lintf.index.updates import Updates
 from lintf.ingest.records import Decoder, skip, to_change
 from lintf.ingest.source import Record, Source, SourceUnavailableError
@@ -53,7 +53,7 @@ class Replay:
 
     def __init__(
         self,
-        index: Index,
+        index: AnyIndex,
         item_tower: Any,
         decoder: Decoder,
         on_poison: OnPoison,
@@ -163,8 +163,8 @@ class Replay:
         except tf.errors.ResourceExhaustedError as error:
             raise JobError(
                 f"the index is full at offset {changes[0].offset} of partition "
-                f"{changes[0].partition}: all {self._index.capacity} rows hold "
-                "items; give it more with --capacity"
+                f"{changes[0].partition}: {self._full()}; give it more with "
+                "--capacity"
             ) from error
         except tf.errors.InvalidArgumentError as error:
             if len(changes) > 1:
@@ -179,6 +179,11 @@ class Replay:
             record = records[change.offset]
             skipped = self._skip(record, change.previous_offset, error.message)
             self._apply([skipped], records)
+
+    def _full(self) -> str:
+        if isinstance(self._index, ShardedIndex):
+            return "it, or one of its shards, has no row left"
+        return f"all {self._index.capacity} rows hold items"
 
     def _skip(self, record: Record, previous: int, reason: str) -> Change:
         self._on_poison(record, reason)

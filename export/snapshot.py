@@ -25,8 +25,9 @@ from export.errors import JobError
 from export.replay import OnPoison, Replay
 from export.warmup import write_warmup
 from lintf.index import restore
-from lintf.index.index import Index
 from lintf.index.served import ServedIndex
+from lintf.index.sharded import AnyIndex, ShardedIndex
+from lintf.index.shards import Shards
 from lintf.ingest.records import Decoder, JsonDecoder
 from lintf.ingest.source import LogTruncatedError, Source
 
@@ -102,7 +103,7 @@ def snapshot(
         restored = restore.restore(last, at_least=capacity)
         index = restored.index
         capacity = capacity or restored.saved_capacity
-        memory.check(index.schema, index.capacity)
+        memory.check(index.schema, index.capacity, _sharding(index))
         item_tower = restored.towers.get("item_tower")
         index = _replay(index, item_tower, log, until, capacity)
         on_event("replayed")
@@ -128,7 +129,7 @@ def snapshot(
 
 def write_first(
     base: pathlib.Path,
-    index: Index,
+    index: AnyIndex,
     arguments: Mapping[str, Any],
     log: Log,
     *,
@@ -152,7 +153,7 @@ def write_first(
     """
     base.mkdir(parents=True, exist_ok=True)
     with _locked(base):
-        memory.check(index.schema, index.capacity)
+        memory.check(index.schema, index.capacity, _sharding(index))
         until = _until(log, index.log_offsets.numpy().tolist())
         index = _replay(
             index, arguments.get("item_tower"), log, until, index.capacity
@@ -206,12 +207,12 @@ def _until(log: Log, stored: Sequence[int]) -> list[int]:
 
 
 def _replay(
-    index: Index,
+    index: AnyIndex,
     item_tower: Any,
     log: Log,
     until: Sequence[int],
     capacity: int,
-) -> Index:
+) -> AnyIndex:
     """The index with the log applied, without holes, of some capacity."""
     replay = Replay(index, item_tower, log.decoder, log.on_poison)
     tally = replay.run(log.source, until)
@@ -227,7 +228,11 @@ def _replay(
     return index
 
 
-def _build_id(parent: Mapping[str, Any], index: Index, source: str) -> str:
+def _sharding(index: AnyIndex) -> Shards:
+    return index.sharding if isinstance(index, ShardedIndex) else Shards()
+
+
+def _build_id(parent: Mapping[str, Any], index: AnyIndex, source: str) -> str:
     return workdir.build_id(
         {
             "parent": parent.get("build_id", ""),

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from lintf.index import columns, storage
 from lintf.index.index import code_rows
 from lintf.index.plan import BY_EMBEDDING
 from lintf.index.schema import Attribute, IndexSchema
+from lintf.index.shards import shard_of
 
 _QUERIES = 24
 _LOOKUPS = 64
@@ -58,7 +60,10 @@ class Verifier:
         stats = self._call("index_stats", probe=np.zeros(1, np.int64))
         self._stats = {name: value[0] for name, value in stats.items()}
         self.schema = IndexSchema.from_json(self._stats["schema"])
-        self.table = _read_table(model, self.schema)
+        tables = _read_tables(model, self.schema)
+        self.table = brute_force.joined(tables)
+        # The first row of each shard.
+        self._first_rows = np.cumsum([0, *(len(t.ids) for t in tables[:-1])])
         self._build = read_build(model)
         self._reports = self._build.get("recall", [])
         self._rows_of = brute_force.row_finder(self.table.ids)
@@ -185,10 +190,14 @@ class Verifier:
         total = -(-len(self.table.ids) // batch_size)
         computed = set(np.linspace(0, total - 1, _TOWER_BATCHES, dtype=int))
         rows = 0
+        in_shards = [0] * len(self._first_rows)
         for step, batch in enumerate(items.batches(batch_size)):
-            here = slice(rows, rows + len(batch))
+            ids: Any = batch.ids
+            if self.schema.id_dtype == "string":
+                ids = columns.fingerprints(ids)
+            here = self._next_rows(np.asarray(ids, np.int64), in_shards)
             rows += len(batch)
-            self._check_ids(batch.ids, here)
+            self._same(self.table.ids[here], np.asarray(ids), "id", here)
             for attribute in self.schema.attributes:
                 given = columns.encode(
                     attribute, batch.attributes[attribute.name]
@@ -212,12 +221,23 @@ class Verifier:
         )
         return "ids, attributes and embeddings of all items read again"
 
-    def _check_ids(self, ids: Any, here: slice) -> None:
-        if self.schema.id_dtype == "string":
-            ids = columns.fingerprints(ids)
-        self._same(self.table.ids[here], np.asarray(ids), "id", here)
+    def _next_rows(self, ids: np.ndarray, in_shards: list[int]) -> np.ndarray:
+        """Where the next items must be.
 
-    def _check_vectors(self, vectors: np.ndarray, here: slice) -> None:
+        Args:
+            ids: `[n]` int64 of the items.
+            in_shards: Items before these in each shard; is updated.
+        """
+        rows = np.empty(len(ids), np.int64)
+        numbers = shard_of(ids, len(self._first_rows)).numpy()
+        for shard, first in enumerate(self._first_rows):
+            here = np.flatnonzero(numbers == shard)
+            rows[here] = first + in_shards[shard] + np.arange(len(here))
+            in_shards[shard] += len(here)
+        # Where there are too few, the items are not those of the index.
+        return np.minimum(rows, len(self.table.ids) - 1)
+
+    def _check_vectors(self, vectors: np.ndarray, here: np.ndarray) -> None:
         vectors = vectors.astype(np.float64)
         if self.schema.metric == "cosine":
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -238,8 +258,7 @@ class Verifier:
         if wrong.any():
             row = int(np.argmax(wrong.any(axis=1)))
             raise MismatchError(
-                f"row {here.start + row}: the stored embedding is not that of "
-                "the item"
+                f"row {here[row]}: the stored embedding is not that of the item"
             )
 
     def _check_codes(self) -> str:
@@ -248,7 +267,7 @@ class Verifier:
         if self.table.codes is None or embeddings is None:
             return ""
         for begin in _spread(len(embeddings), _CODE_BLOCKS):
-            here = slice(begin, min(begin + _BLOCK, len(embeddings)))
+            here = np.arange(begin, min(begin + _BLOCK, len(embeddings)))
             vectors = embeddings[here]
             # Twice: the bound is one of what was given, not of what is stored.
             off = 2 * storage.error_bound(vectors, self.schema.dtype)
@@ -256,27 +275,30 @@ class Verifier:
         return "codes"
 
     def _check_row_codes(
-        self, vectors: np.ndarray, off: np.ndarray, here: slice
+        self, vectors: np.ndarray, off: np.ndarray, here: np.ndarray
     ) -> None:
         row = brute_force.code_mismatch(self.table, here, vectors, off)
         if row is not None:
             raise MismatchError(
-                f"row {here.start + row}: the stored code is not that of the "
-                "item"
+                f"row {here[row]}: the stored code is not that of the item"
             )
 
     def _same(
-        self, stored: np.ndarray, given: np.ndarray, what: str, here: slice
+        self,
+        stored: np.ndarray,
+        given: np.ndarray,
+        what: str,
+        here: np.ndarray,
     ) -> None:
         equal = stored.shape == given.shape and np.array_equal(
             stored, given, equal_nan=stored.dtype.kind == "f"
         )
         if equal:
             return
-        row = here.start
+        row = here[0]
         if stored.shape == given.shape:
             differ = (stored != given).reshape(len(stored), -1).any(axis=1)
-            row += int(np.argmax(differ))
+            row = here[np.argmax(differ)]
         raise MismatchError(f"row {row}: the stored {what} is not the item's")
 
     def _check_lookup(self) -> str:
@@ -300,7 +322,7 @@ class Verifier:
                 found["embedding"][:-1],
                 table.embeddings[rows],
                 "embedding that lookup returns",
-                slice(0, None),
+                rows,
             )
         for attribute in self.schema.attributes:
             if attribute.decodable:
@@ -558,11 +580,25 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _read_table(model: pathlib.Path, schema: IndexSchema) -> Table:
-    """Reads the variables from the checkpoint, without the model."""
+def _read_tables(model: pathlib.Path, schema: IndexSchema) -> list[Table]:
+    """Reads the variables from the checkpoint, without the model.
+
+    Returns:
+        What each shard holds; of an index in one piece, all.
+    """
     reader = tf.train.load_checkpoint(str(model / "variables" / "variables"))
     names = reader.get_variable_to_shape_map()
+    found = [re.search(r"/shards/([0-9]+)/ids/", name) for name in names]
+    numbers = sorted(int(match[1]) for match in found if match)
+    folders = [f"shards/{number}/" for number in numbers]
+    return [
+        _read_table(reader, names, folder, schema) for folder in folders or [""]
+    ]
 
+
+def _read_table(
+    reader: Any, names: Iterable[str], folder: str, schema: IndexSchema
+) -> Table:
     def read(path: str) -> np.ndarray:
         # The served module holds the index as `index` or `state`; a tower's
         # variable of that name would lie deeper.
@@ -571,31 +607,28 @@ def _read_table(model: pathlib.Path, schema: IndexSchema) -> Table:
             raise MismatchError(f"the checkpoint holds no {path!r}")
         return np.asarray(reader.get_tensor(found[0]))
 
-    def variable(name: str) -> np.ndarray:
-        return read(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")[:rows]
+    def values(name: str) -> np.ndarray:
+        return read(f"{folder}{name}/.ATTRIBUTES/VARIABLE_VALUE")
 
-    rows = int(read("num_rows/.ATTRIBUTES/VARIABLE_VALUE"))
+    def variable(name: str) -> np.ndarray:
+        return values(name)[:rows]
+
+    rows = int(values("num_rows"))
     ids = variable("ids")
     texts = None
     if schema.id_dtype == "string":
-        prints = read("id_text/.ATTRIBUTES/table-keys")
-        order = np.argsort(prints)
-        places = np.searchsorted(prints[order], ids)
-        places = order[np.minimum(places, len(prints) - 1)]
-        expect(
-            np.array_equal(prints[places], ids),
-            "every string id must have its text in the index",
+        texts = _texts(
+            ids,
+            read("id_text/.ATTRIBUTES/table-keys"),
+            read("id_text/.ATTRIBUTES/table-values"),
         )
-        stored = read("id_text/.ATTRIBUTES/table-values")[places]
-        texts = np.array([t.decode() for t in stored], object)
     embeddings = None
     if schema.dtype != "none":
         scales = variable("scales") if schema.dtype == "int8" else None
         embeddings = storage.decode(variable("embeddings"), scales)
     codes = None
     if schema.quantization is not None:
-        blocks = read("codes/.ATTRIBUTES/VARIABLE_VALUE")
-        codes = code_rows(blocks, rows)
+        codes = code_rows(values("codes"), rows)
     return Table(
         schema,
         ids,
@@ -604,6 +637,20 @@ def _read_table(model: pathlib.Path, schema: IndexSchema) -> Table:
         texts,
         codes,
     )
+
+
+def _texts(
+    ids: np.ndarray, prints: np.ndarray, stored: np.ndarray
+) -> np.ndarray:
+    """The text of each id, from a table of fingerprints and texts."""
+    order = np.argsort(prints)
+    places = np.searchsorted(prints[order], ids)
+    places = order[np.minimum(places, len(prints) - 1)]
+    expect(
+        np.array_equal(prints[places], ids),
+        "every string id must have its text in the index",
+    )
+    return np.array([text.decode() for text in stored[places]], object)
 
 
 def _spread(total: int, count: int) -> np.ndarray:
