@@ -13,8 +13,11 @@
 namespace lintf::gpu {
 
 // As lintf::CodeKnn. Samples, codes and `output` are device memory,
-// `mask_of_query` is host memory. `keep` may be tens of millions. Beside the
-// outputs it takes 2 bytes a row for each query that is searched at once.
+// `mask_of_query` is host memory; of the two scratch sizes the context's
+// counts. `keep` may be tens of millions. Beside the outputs it takes a byte a
+// row (two if a code has more than 192 bits, or for asymmetric scores) for each
+// query that is searched at once; gpu_code_knn.cu.cc has the rest. More than
+// kMaxSegmentRows rows are an error: such an index is cut into shards.
 void CodeKnn(const CodeKnnInput& input, const Masks& masks,
              const int32_t* mask_of_query, CodeOrder order, Context* context,
              const CodeKnnOutput& output);

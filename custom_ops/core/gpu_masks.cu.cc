@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "custom_ops/core/gpu.h"
+#include "custom_ops/core/gpu_sums.h"
 
 namespace lintf::gpu {
 namespace {
@@ -94,21 +95,6 @@ __global__ __launch_bounds__(kThreads) void UniteKernel(
 constexpr int64_t kMaxTiles = 2048;
 // A thread has one word of a round.
 constexpr int64_t kMinTileWords = 2 * kThreads;
-
-__device__ __forceinline__ uint32_t WarpSum(uint32_t value) {
-  return __reduce_add_sync(kWarp, value);
-}
-
-// The sum over the lanes up to this one.
-__device__ __forceinline__ uint32_t InclusiveWarpSum(uint32_t value) {
-  const unsigned lane = threadIdx.x % kWarpSize;
-#pragma unroll
-  for (unsigned step = 1; step < kWarpSize; step *= 2) {
-    const uint32_t before = __shfl_up_sync(kWarp, value, step);
-    if (lane >= step) value += before;
-  }
-  return value;
-}
 
 // The sum over the block; all threads get it. `partial` is shared memory for
 // kWarps values and is free again after the next barrier.

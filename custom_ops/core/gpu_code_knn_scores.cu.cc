@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+// A warp scores a block of 64 rows at a time, two rows a lane: each word of
+// their codes is one load of 16 bytes. Blocks without a row that passes are
+// not read.
+#include "custom_ops/core/gpu_code_knn_scores.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "custom_ops/core/gpu.h"
+#include "custom_ops/core/sign_oporp.h"
+
+namespace lintf::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kNibblesOfWord = 16;
+constexpr int kNibbleValues = 16;
+// Queries that share a load of the codes.
+constexpr int kQueryGroup = 4;
+// A block's counts go to shared memory if they take no more.
+constexpr int64_t kMaxCountBytes = 48 << 10;
+
+// Blocks of rows that a warp has in flight together, by the words of a code.
+template <int kWords>
+inline constexpr int kBlocksTogether = kWords == 1 ? 4 : (kWords == 2 ? 2 : 1);
+
+struct Arguments {
+  CodeScoreInput input;
+  int64_t row_stride;
+  void* scores;
+  uint32_t* histogram;
+  int num_scores;
+  bool count_in_shared;
+};
+
+// Which rows of a block pass for a query; for the queries past the last, none.
+__device__ __forceinline__ uint64_t MaskOf(const Arguments& arguments,
+                                           int64_t query, int64_t block) {
+  const CodeScoreInput& input = arguments.input;
+  const int64_t left = input.num_rows - block * kCodeBlockRows;
+  if (query >= input.num_queries || left <= 0) return 0;
+  const int32_t mask = input.mask_of_query[query];
+  if (mask >= 0) return input.masks[mask * input.mask_stride + block];
+  return left >= kCodeBlockRows ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+}
+
+// Writes a lane's scores of rows 2 * lane and 2 * lane + 1 of a block.
+template <typename Score>
+__device__ __forceinline__ void StorePair(const Arguments& arguments,
+                                          int64_t query, int64_t block,
+                                          uint32_t first, uint32_t second) {
+  Score* const to = static_cast<Score*>(arguments.scores) +
+                    query * arguments.row_stride + block * kCodeBlockRows +
+                    threadIdx.x % kWarpSize * 2;
+  if (sizeof(Score) == 1) {
+    *reinterpret_cast<uint16_t*>(to) =
+        static_cast<uint16_t>(first | second << 8);
+  } else {
+    *reinterpret_cast<uint32_t*>(to) = first | second << 16;
+  }
+}
+
+// The lane's two scores, with those that do not pass crossed out and the
+// others counted.
+template <typename Score>
+__device__ __forceinline__ void FinishPair(const Arguments& arguments,
+                                           int64_t query, int64_t block,
+                                           uint64_t mask, uint32_t first,
+                                           uint32_t second, uint32_t* counts) {
+  const uint32_t two =
+      static_cast<uint32_t>(mask >> (threadIdx.x % kWarpSize * 2)) & 3;
+  if ((two & 1) != 0) {
+    atomicAdd(counts + first, 1u);
+  } else {
+    first = kNoScore<Score>;
+  }
+  if ((two & 2) != 0) {
+    atomicAdd(counts + second, 1u);
+  } else {
+    second = kNoScore<Score>;
+  }
+  StorePair<Score>(arguments, query, block, first, second);
+}
+
+__device__ __forceinline__ uint4 LoadPair(const Arguments& arguments,
+                                          int64_t block, int64_t word) {
+  return LoadOnce(arguments.input.codes +
+                  (block * arguments.input.words + word) * kCodeBlockRows +
+                  threadIdx.x % kWarpSize * 2);
+}
+
+// Bits of two rows' words that match, `query` being complemented.
+__device__ __forceinline__ void AddMatches(const uint4& pair, uint64_t query,
+                                           uint32_t* first, uint32_t* second) {
+  const uint32_t low = static_cast<uint32_t>(query);
+  const uint32_t high = static_cast<uint32_t>(query >> 32);
+  *first += __popc(pair.x ^ low) + __popc(pair.y ^ high);
+  *second += __popc(pair.z ^ low) + __popc(pair.w ^ high);
+}
+
+__device__ __forceinline__ void ClearCounts(uint32_t* counts, int64_t count) {
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) counts[i] = 0;
+}
+
+// Adds the block's counts to those of the query `first` and on.
+__device__ __forceinline__ void FlushCounts(const Arguments& arguments,
+                                            const uint32_t* counts,
+                                            int64_t first, int64_t queries) {
+  const int64_t left = arguments.input.num_queries - first;
+  const int64_t count =
+      (left < queries ? left : queries) * arguments.num_scores;
+  uint32_t* const to = arguments.histogram + first * arguments.num_scores;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) {
+    if (counts[i] != 0) atomicAdd(to + i, counts[i]);
+  }
+}
+
+// Queries blockIdx.y * kQueries and on. kWords = 0: as the input says.
+template <int kQueries, int kWords, typename Score>
+__global__ __launch_bounds__(kThreads) void SymmetricKernel(
+    const __grid_constant__ Arguments arguments) {
+  constexpr int kUnroll = kBlocksTogether<kWords>;
+  constexpr int kHeld = kWords == 0 ? 1 : kWords;
+  const CodeScoreInput& input = arguments.input;
+  const int64_t words = kWords == 0 ? input.words : kWords;
+  uint64_t* const queries = reinterpret_cast<uint64_t*>(DynamicShared());
+  uint32_t* const counts =
+      reinterpret_cast<uint32_t*>(queries + kQueries * words);
+  const int64_t first_query = static_cast<int64_t>(blockIdx.y) * kQueries;
+  for (int64_t i = threadIdx.x; i < kQueries * words; i += kThreads) {
+    const bool is_there = first_query + i / words < input.num_queries;
+    queries[i] = is_there ? input.queries.codes[first_query * words + i] : 0;
+  }
+  ClearCounts(counts, int64_t{kQueries} * arguments.num_scores);
+  __syncthreads();
+
+  const int64_t num_blocks = arguments.row_stride / kCodeBlockRows;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps * kUnroll;
+  for (int64_t block = (static_cast<int64_t>(blockIdx.x) * kWarps +
+                        threadIdx.x / kWarpSize) *
+                       kUnroll;
+       block < num_blocks; block += step) {
+    uint64_t masks[kUnroll];  // of the only query, or of all together
+    uint4 pairs[kUnroll][kHeld];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      masks[u] = 0;
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        masks[u] |= MaskOf(arguments, first_query + q, block + u);
+      }
+    }
+    if (kWords != 0) {
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+#pragma unroll
+        for (int w = 0; w < kHeld; ++w) {
+          if (masks[u] != 0) pairs[u][w] = LoadPair(arguments, block + u, w);
+        }
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (block + u >= num_blocks) break;
+      uint32_t first[kQueries] = {};
+      uint32_t second[kQueries] = {};
+      if (masks[u] != 0) {
+        if (kWords != 0) {
+#pragma unroll
+          for (int w = 0; w < kHeld; ++w) {
+#pragma unroll
+            for (int q = 0; q < kQueries; ++q) {
+              AddMatches(pairs[u][w], queries[q * kHeld + w], &first[q],
+                         &second[q]);
+            }
+          }
+        } else {
+#pragma unroll 4
+          for (int64_t w = 0; w < words; ++w) {
+            const uint4 pair = LoadPair(arguments, block + u, w);
+#pragma unroll
+            for (int q = 0; q < kQueries; ++q) {
+              AddMatches(pair, queries[q * words + w], &first[q], &second[q]);
+            }
+          }
+        }
+      }
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        const int64_t query = first_query + q;
+        if (query >= input.num_queries) break;
+        const uint64_t mask =
+            kQueries == 1 ? masks[u] : MaskOf(arguments, query, block + u);
+        FinishPair<Score>(arguments, query, block + u, mask, first[q],
+                          second[q], counts + q * arguments.num_scores);
+      }
+    }
+  }
+  __syncthreads();
+  FlushCounts(arguments, counts, first_query, kQueries);
+}
+
+// One query, blockIdx.y, whose tables are in shared memory.
+__global__ __launch_bounds__(kThreads) void AsymmetricKernel(
+    const __grid_constant__ Arguments arguments) {
+  const CodeScoreInput& input = arguments.input;
+  const int64_t query = blockIdx.y;
+  const int64_t table_words = input.words * kNibblesOfWord * kNibbleValues / 4;
+  uint32_t* const shared = reinterpret_cast<uint32_t*>(DynamicShared());
+  uint32_t* counts = arguments.histogram + query * arguments.num_scores;
+  const uint32_t* const tables =
+      reinterpret_cast<const uint32_t*>(input.queries.tables);
+  for (int64_t i = threadIdx.x; i < table_words; i += kThreads) {
+    shared[i] = tables[query * table_words + i];
+  }
+  if (arguments.count_in_shared) {
+    counts = shared + table_words;
+    ClearCounts(counts, arguments.num_scores);
+  }
+  __syncthreads();
+
+  const uint8_t* const table = reinterpret_cast<const uint8_t*>(shared);
+  const int64_t num_blocks = arguments.row_stride / kCodeBlockRows;
+  for (int64_t block =
+           static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
+       block < num_blocks; block += static_cast<int64_t>(gridDim.x) * kWarps) {
+    const uint64_t mask = MaskOf(arguments, query, block);
+    uint32_t first = 0;
+    uint32_t second = 0;
+    if (mask != 0) {
+#pragma unroll 2
+      for (int64_t w = 0; w < input.words; ++w) {
+        const uint4 pair = LoadPair(arguments, block, w);
+        const uint8_t* const low = table + w * (kNibblesOfWord * kNibbleValues);
+        const uint8_t* const high = low + 8 * kNibbleValues;
+#pragma unroll
+        for (int n = 0; n < 8; ++n) {
+          const int at = n * kNibbleValues;
+          first += low[at + (pair.x >> (4 * n) & 15)];
+          first += high[at + (pair.y >> (4 * n) & 15)];
+          second += low[at + (pair.z >> (4 * n) & 15)];
+          second += high[at + (pair.w >> (4 * n) & 15)];
+        }
+      }
+    }
+    FinishPair<uint16_t>(arguments, query, block, mask, first, second, counts);
+  }
+  __syncthreads();
+  if (arguments.count_in_shared) FlushCounts(arguments, counts, query, 1);
+}
+
+void LaunchScores(void (*kernel)(Arguments), const Arguments& arguments,
+                  int64_t queries_together, int64_t blocks_together,
+                  int64_t shared_bytes, Context* context) {
+  const int64_t groups =
+      (arguments.input.num_queries + queries_together - 1) / queries_together;
+  const int64_t warps_of_rows =
+      (arguments.row_stride / kCodeBlockRows + blocks_together - 1) /
+      blocks_together;
+  const int64_t blocks = std::min<int64_t>(
+      (warps_of_rows + kWarps - 1) / kWarps,
+      int64_t{context->num_multiprocessors()} *
+          BlocksPerMultiprocessor(context, kernel, kThreads, shared_bytes));
+  Launch(context, kernel,
+         dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(groups)),
+         kThreads, shared_bytes, arguments);
+}
+
+template <int kQueries, int kWords, typename Score>
+void ScoreSymmetric(const Arguments& arguments, Context* context) {
+  const int64_t shared_bytes = kQueries * (arguments.input.words * int64_t{8} +
+                                           arguments.num_scores * int64_t{4});
+  LaunchScores(SymmetricKernel<kQueries, kWords, Score>, arguments, kQueries,
+               kBlocksTogether<kWords>, shared_bytes, context);
+}
+
+template <int kWords, typename Score>
+void ScoreSymmetric(const Arguments& arguments, Context* context) {
+  const bool fits =
+      int64_t{arguments.num_scores} * 4 * kQueryGroup <= kMaxCountBytes;
+  if (arguments.input.num_queries > 1 && fits) {
+    ScoreSymmetric<kQueryGroup, kWords, Score>(arguments, context);
+  } else {
+    ScoreSymmetric<1, kWords, Score>(arguments, context);
+  }
+}
+
+}  // namespace
+
+void ScoreCodes(const CodeScoreInput& input, int64_t row_stride,
+                Context* context, void* scores, uint32_t* histogram) {
+  if (row_stride == 0 || input.num_queries == 0) return;
+  Arguments arguments;
+  arguments.input = input;
+  arguments.row_stride = row_stride;
+  arguments.scores = scores;
+  arguments.histogram = histogram;
+  arguments.num_scores =
+      static_cast<int>(MaxCodeScore(input.words, input.scoring)) + 1;
+  arguments.count_in_shared =
+      int64_t{arguments.num_scores} * 4 <= kMaxCountBytes;
+  if (input.scoring == CodeScoring::kAsymmetric) {
+    const int64_t shared_bytes =
+        input.words * kNibblesOfWord * kNibbleValues +
+        (arguments.count_in_shared ? int64_t{arguments.num_scores} * 4 : 0);
+    LaunchScores(AsymmetricKernel, arguments, 1, 1, shared_bytes, context);
+    return;
+  }
+  switch (input.words) {
+    case 1:
+      return ScoreSymmetric<1, uint8_t>(arguments, context);
+    case 2:
+      return ScoreSymmetric<2, uint8_t>(arguments, context);
+    case 3:
+      return ScoreSymmetric<0, uint8_t>(arguments, context);
+    case 4:
+      return ScoreSymmetric<4, uint16_t>(arguments, context);
+    case 8:
+      return ScoreSymmetric<8, uint16_t>(arguments, context);
+    default:
+      return ScoreSymmetric<0, uint16_t>(arguments, context);
+  }
+}
+
+}  // namespace lintf::gpu
