@@ -123,8 +123,6 @@ void SearchSlice(const Search& search, const Layout& layout,
   task.regions.keys =
       context->Allocate<uint64_t>(num_regions * task.regions.capacity);
   task.regions.counts = context->Allocate<uint32_t>(num_regions);
-  context->Fill(task.regions.counts, 0,
-                num_regions * static_cast<int64_t>(sizeof(uint32_t)));
   if (input.k > kMaxBlockK) {
     context->Fill(task.regions.keys, 0,
                   num_regions * task.regions.capacity * kKeyBytes);

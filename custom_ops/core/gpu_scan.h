@@ -58,10 +58,11 @@ struct ScanTask {
   int64_t sample_stride = 2;
 
   int64_t num_queries = 0;
-  int64_t group_queries = 0;            // of a group; the last may have fewer
-  const void* queries = nullptr;        // as the scan prepared them
-  const float* query_scales = nullptr;  // [num_queries]
-  const float* query_norms = nullptr;   // [num_queries]
+  int64_t group_queries = 0;  // of a group; the last may have fewer
+  // As the scan prepared them.
+  const void* queries = nullptr;
+  const float* query_scales = nullptr;
+  const float* query_norms = nullptr;
   // Of each query, the words of its mask, or null: nothing to check.
   const uint64_t* const* masks = nullptr;
 
@@ -127,7 +128,10 @@ class Offers {
       if (q < used_) {
         SetFloor(q,
                  task.thresholds == nullptr ? 0 : task.thresholds[first_ + q]);
-        counts_[q] = *task.regions.CountOf(first_ + q, blockIdx.x);
+        // The rest goes on where the sample ended.
+        counts_[q] = task.part == ScanPart::kRest
+                         ? *task.regions.CountOf(first_ + q, blockIdx.x)
+                         : 0;
       } else {
         // Nothing is above it but NaN and inf itself, which Add turns down.
         floors_[q] = ~uint64_t{0};

@@ -356,18 +356,20 @@ __global__ void __launch_bounds__(kThreads, queries == 1 ? 4 : 2)
 }
 
 // Queries in the order in which stages are filled: [groups, chunks, queries of
-// a group, chunk]. One block a query.
+// a group, chunk]; zeros where the last group has no query. One block a query
+// or such a place.
 template <ElementType type>
 __global__ void PrepareFloatQueries(const float* queries, int64_t num_queries,
                                     int64_t dim, int64_t num_chunks, int slots,
-                                    float* prepared) {
+                                    int64_t num_groups, float* prepared) {
   constexpr int64_t kDims = Elements<type>::kOfChunk;
-  for (int64_t q = blockIdx.x; q < num_queries; q += gridDim.x) {
+  for (int64_t q = blockIdx.x; q < num_groups * slots; q += gridDim.x) {
     const int64_t group = q / slots;
     for (int64_t d = threadIdx.x; d < num_chunks * kDims; d += blockDim.x) {
       const int64_t chunk = d / kDims;
       prepared[((group * num_chunks + chunk) * slots + q % slots) * kDims +
-               d % kDims] = d < dim ? queries[q * dim + d] : 0.0f;
+               d % kDims] =
+          q < num_queries && d < dim ? queries[q * dim + d] : 0.0f;
     }
   }
 }
@@ -389,17 +391,18 @@ __device__ float BlockMax(float value, float* shared) {
 // As EncodeInt8Query has it. One block a query.
 __global__ void PrepareInt8Queries(const float* queries, int64_t num_queries,
                                    int64_t dim, int64_t num_chunks, int slots,
-                                   int8_t* prepared, float* scales,
-                                   float* norms) {
+                                   int64_t num_groups, int8_t* prepared,
+                                   float* scales, float* norms) {
   constexpr int kLargest = 127 * 256 + 127;
   constexpr int64_t kDims = Elements<ElementType::kInt8>::kOfChunk;
   __shared__ float maxima[32];
   __shared__ unsigned long long squares;
-  for (int64_t q = blockIdx.x; q < num_queries; q += gridDim.x) {
+  for (int64_t q = blockIdx.x; q < num_groups * slots; q += gridDim.x) {
     if (threadIdx.x == 0) squares = 0;
+    const bool is_used = q < num_queries;
     const float* const query = queries + q * dim;
     float largest = 0.0f;
-    for (int64_t d = threadIdx.x; d < dim; d += blockDim.x) {
+    for (int64_t d = threadIdx.x; is_used && d < dim; d += blockDim.x) {
       largest = fmaxf(largest, fabsf(query[d]));
     }
     largest = BlockMax(largest, maxima);
@@ -425,7 +428,7 @@ __global__ void PrepareInt8Queries(const float* queries, int64_t num_queries,
     }
     atomicAdd(&squares, own);
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (is_used && threadIdx.x == 0) {
       scales[q] = scale;
       const double wide = scale;
       norms[q] = static_cast<float>(
@@ -520,11 +523,9 @@ class RowScanner : public Scan {
       constexpr ElementType kType = decltype(type_constant)::value;
       const int64_t count = groups * chunks * slots * Elements<kType>::kOfChunk;
       float* const prepared = context->Allocate<float>(count);
-      // Slots of the last group that are left over are scored, too.
-      context->Fill(prepared, 0, count * static_cast<int64_t>(sizeof(float)));
       Launch(context, PrepareFloatQueries<kType>, blocks, kThreads, 0, queries,
              task->num_queries, task->dim, chunks, static_cast<int>(slots),
-             prepared);
+             groups, prepared);
       task->queries = prepared;
     };
     switch (task->items.type) {
@@ -543,12 +544,11 @@ class RowScanner : public Scan {
     const int64_t bytes =
         groups * chunks * slots * Elements<ElementType::kInt8>::kQueryBytes;
     int8_t* const prepared = context->Allocate<int8_t>(bytes);
-    context->Fill(prepared, 0, bytes);
     float* const scales = context->Allocate<float>(task->num_queries);
     float* const norms = context->Allocate<float>(task->num_queries);
     Launch(context, PrepareInt8Queries, blocks, kThreads, 0, queries,
            task->num_queries, task->dim, chunks, static_cast<int>(slots),
-           prepared, scales, norms);
+           groups, prepared, scales, norms);
     task->queries = prepared;
     task->query_scales = scales;
     task->query_norms = norms;

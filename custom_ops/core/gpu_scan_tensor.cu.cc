@@ -82,6 +82,9 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
   }
   __syncthreads();
 
+  // Of the group's queries, places without one included.
+  const float* const scale =
+      task.query_scales + group * query_tiles * kTileQueries;
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
   const int first_row = lane / 4;  // g
@@ -159,14 +162,9 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
 #pragma unroll
         for (int n = 0; n < unroll; ++n) {
           const int query = (tile + n) * kTileQueries + 2 * quarter;
-          float scales[2] = {1.0f, 1.0f};
+          float2 scales = make_float2(1.0f, 1.0f);
           if constexpr (is_half && parts > 1) {
-            const int64_t at = group * task.group_queries + query;
-            if (at < task.num_queries)
-              scales[0] = __ldg(task.query_scales + at);
-            if (at + 1 < task.num_queries) {
-              scales[1] = __ldg(task.query_scales + at + 1);
-            }
+            scales = *reinterpret_cast<const float2*>(scale + query);
           }
           const float floors[2] = {offers.floor_score(query),
                                    offers.floor_score(query + 1)};
@@ -175,7 +173,7 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
           for (int i = 0; i < 8; ++i) {
             float& score = sums[n][i / 4][i % 4];
             if constexpr (is_half && parts > 1) {
-              score = __fmul_rn(score, scales[i % 2]);
+              score = __fmul_rn(score, i % 2 == 0 ? scales.x : scales.y);
             }
             is_hit |= !(score < floors[i % 2]);
           }
@@ -225,19 +223,26 @@ __device__ __forceinline__ float ScaleFor(float largest) {
   return __uint_as_float(static_cast<uint32_t>(scale + 127) << 23);
 }
 
-// Fragments, [groups, query tiles, parts, chunks, lanes]. One block a query.
+// Fragments, [groups, query tiles, parts, chunks, lanes]; zeros where a group
+// has no query. One block a query or such a place.
 template <bool is_half, int parts>
 __global__ void PrepareQueriesKernel(const float* queries, int64_t num_queries,
                                      int64_t dim, int64_t group_queries,
-                                     int query_tiles, int chunks,
-                                     uint4* fragments, float* scales) {
+                                     int64_t num_groups, int query_tiles,
+                                     int chunks, uint4* fragments,
+                                     float* scales) {
   __shared__ float maxima[32];
-  for (int64_t q = blockIdx.x; q < num_queries; q += gridDim.x) {
+  const int64_t slots = query_tiles * kTileQueries;
+  for (int64_t s = blockIdx.x; s < num_groups * slots; s += gridDim.x) {
+    const int64_t group = s / slots;
+    const int64_t slot = s % slots;
+    const int64_t q = group * group_queries + slot;
+    const bool is_used = slot < group_queries && q < num_queries;
     const float* const query = queries + q * dim;
     float scale = 1.0f;
     if constexpr (is_half && parts > 1) {
       float largest = 0.0f;
-      for (int64_t d = threadIdx.x; d < dim; d += blockDim.x) {
+      for (int64_t d = threadIdx.x; is_used && d < dim; d += blockDim.x) {
         largest = fmaxf(largest, fabsf(query[d]));
       }
       for (int step = kWarpSize / 2; step > 0; step /= 2) {
@@ -253,16 +258,17 @@ __global__ void PrepareQueriesKernel(const float* queries, int64_t num_queries,
       __syncthreads();
       scale = ScaleFor(largest);
     }
-    const int64_t group = q / group_queries;
-    const int64_t tile = q % group_queries / kTileQueries;
-    const int row = static_cast<int>(q % group_queries % kTileQueries);
+    const int64_t tile = slot / kTileQueries;
+    const int row = static_cast<int>(slot % kTileQueries);
     // A thread makes the 8 dimensions of a quarter of a chunk.
     for (int64_t i = threadIdx.x; i < chunks * 4; i += blockDim.x) {
       const int64_t chunk = i / 4;
       const int64_t first = chunk * kChunkDims + i % 4 * 8;
       float rest[8];
       for (int d = 0; d < 8; ++d) {
-        rest[d] = first + d < dim ? __fmul_rn(query[first + d], scale) : 0.0f;
+        rest[d] = is_used && first + d < dim
+                      ? __fmul_rn(query[first + d], scale)
+                      : 0.0f;
       }
       for (int p = 0; p < parts; ++p) {
         uint32_t words[4];
@@ -271,17 +277,15 @@ __global__ void PrepareQueriesKernel(const float* queries, int64_t num_queries,
           const uint32_t high = TakePart<is_half, parts>(&rest[2 * w + 1]);
           words[w] = low | (high << 16);
         }
-        fragments[(
-            (((group * query_tiles + tile) * parts + p) * chunks + chunk) *
-                kWarpSize +
-            row * 4 + i % 4)] =
+        fragments[(((group * query_tiles + tile) * parts + p) * chunks +
+                   chunk) *
+                      kWarpSize +
+                  row * 4 + i % 4] =
             make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
-    if (threadIdx.x == 0) {
-      // The scale's inverse, a power of two as well.
-      scales[q] = __fdiv_rn(1.0f, scale);
-    }
+    // The scale's inverse, a power of two as well.
+    if (threadIdx.x == 0) scales[s] = __fdiv_rn(1.0f, scale);
   }
 }
 
@@ -325,11 +329,11 @@ class TensorScanner : public Scan {
         (task->num_queries + task->group_queries - 1) / task->group_queries;
     const int64_t count = groups * tiles * parts * chunks * kWarpSize;
     uint4* const fragments = context->Allocate<uint4>(count);
-    context->Fill(fragments, 0, count * static_cast<int64_t>(sizeof(uint4)));
-    float* const scales = context->Allocate<float>(task->num_queries);
+    const int64_t slots = groups * tiles * kTileQueries;
+    float* const scales = context->Allocate<float>(slots);
     Launch(context, PrepareQueriesKernel<is_half, parts>,
-           static_cast<unsigned>(std::min<int64_t>(task->num_queries, 65535)),
-           128, 0, queries, task->num_queries, task->dim, task->group_queries,
+           static_cast<unsigned>(std::min<int64_t>(slots, 65535)), 128, 0,
+           queries, task->num_queries, task->dim, task->group_queries, groups,
            tiles, static_cast<int>(chunks), fragments, scales);
     task->queries = fragments;
     task->query_scales = scales;
