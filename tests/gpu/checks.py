@@ -367,14 +367,13 @@ def _knn_cases(setting: Setting) -> Iterator[tuple[int, int, int, int]]:
         yield 9_001, 3, 2, 9001
 
 
-def _tolerance(queries: np.ndarray, items: Items, precision: str) -> float:
+def _tolerance(queries: np.ndarray, items: Items) -> float:
     """How far an inner product on the tensor cores may be off."""
     magnitudes = np.abs(queries).astype(np.float64) @ np.abs(items.exact).T
     dim = queries.shape[1]
     # Sums of rounded float32, of up to three parts of a query; float16 keeps 22
     # bits of it. With the query rounded the exact scores are of that query.
     relative = 2.0**-20 + (4 * dim + 8) * 2.0**-24
-    del precision
     return float(magnitudes.max(initial=0.0)) * relative + 1e-30
 
 
@@ -485,7 +484,7 @@ def _check_orders(
                         got,
                         exact_scores(seen, host, metric),
                         passes[choice],
-                        _tolerance(seen, host, precision),
+                        _tolerance(seen, host),
                     )
 
 
@@ -598,7 +597,7 @@ def check_rescoring(setting: Setting) -> None:
                         got,
                         exact_scores(queries, items, metric),
                         passes,
-                        _tolerance(queries, items, "full"),
+                        _tolerance(queries, items),
                     )
                     continue
                 expected = setting.library.search_on_cpu(
