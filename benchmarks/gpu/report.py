@@ -13,6 +13,17 @@ from typing import Any
 H100_COPY_BANDWIDTH = 3.0e12
 
 
+def bandwidth_of_bars(card: dict[str, Any]) -> float:
+    """The bandwidth that scales the bars: on an H100 they are as they are.
+
+    >>> bandwidth_of_bars({"name": "NVIDIA H100 80GB", "copy_bandwidth": 2e12})
+    3000000000000.0
+    """
+    if "H100" in card["name"]:
+        return H100_COPY_BANDWIDTH
+    return card["copy_bandwidth"]
+
+
 @dataclasses.dataclass
 class Row:
     """One line of the table.
@@ -23,7 +34,6 @@ class Row:
       unit: "ms", "GB", "QPS", or "x" for a ratio.
       bar: What the value must reach; None if nothing is asked.
       at_least: Whether more is better.
-      scales: Whether the bar is scaled by the card's bandwidth.
       bytes: What the search must read and write at least; 0 if that is not
         the limit.
       seconds: The time it took on the card.
@@ -38,7 +48,6 @@ class Row:
     unit: str = "ms"
     bar: float | None = None
     at_least: bool = False
-    scales: bool = True
     bytes: int = 0
     seconds: float = 0.0
     wall: float = 0.0
@@ -55,11 +64,7 @@ class Row:
         >>> Row("scan", bar=2.0).scaled_bar(1.5e12)
         4.0
         """
-        if (
-            self.bar is None
-            or not self.scales
-            or self.unit not in ("ms", "QPS")
-        ):
+        if self.bar is None or self.unit not in ("ms", "QPS"):
             return self.bar
         slower = H100_COPY_BANDWIDTH / bandwidth
         return self.bar * slower if self.unit == "ms" else self.bar / slower
@@ -107,17 +112,18 @@ def number(value: float | None) -> str:
 def markdown(rows: Sequence[Row], card: dict[str, Any]) -> str:
     """Returns the table, and what it was measured on."""
     bandwidth = card["copy_bandwidth"]
+    for_bars = bandwidth_of_bars(card)
     lines = [
         f"Card: {card['name']}; copies {bandwidth / 1e12:.2f} TB/s. "
         "Medians; `waited` is what a caller sees who waits for the results; "
-        "bars are scaled by the bandwidth (3.0 TB/s).",
+        "the bars are an H100's, scaled by the bandwidth for another card.",
         "",
         "| case | ours | bar | reached | of bandwidth | waited ms | peers | "
         "note |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        bar = row.scaled_bar(bandwidth)
+        bar = row.scaled_bar(for_bars)
         sign = ">=" if row.at_least else "<="
         fraction = row.fraction(bandwidth)
         peers = ", ".join(
@@ -129,15 +135,14 @@ def markdown(rows: Sequence[Row], card: dict[str, Any]) -> str:
             row.case,
             f"{number(row.value)} {row.unit}" if row.value is not None else "",
             f"{sign} {number(bar)} {row.unit}" if bar is not None else "",
-            row.verdict(bandwidth),
+            row.verdict(for_bars),
             f"{fraction:.0%}" if fraction is not None else "",
             number(row.wall * 1e3) if row.wall else "",
             peers,
             row.error.splitlines()[-1] if row.error else row.note,
         ]
-        lines.append(
-            "| " + " | ".join(c.replace("|", "/") for c in cells) + " |"
-        )
+        cells = [cell.replace("|", "/") for cell in cells]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -152,7 +157,7 @@ def write(
         "rows": [
             {
                 **dataclasses.asdict(row),
-                "reached": row.verdict(bandwidth),
+                "reached": row.verdict(bandwidth_of_bars(card)),
                 "of_bandwidth": row.fraction(bandwidth),
             }
             for row in rows

@@ -35,7 +35,7 @@ def measure(
     """
     card = {
         "name": bench.card.name,
-        "copy_bandwidth": bench.card.copy_bandwidth(),
+        "copy_bandwidth": bench.bandwidth,
         "free_bytes": bench.card.free_bytes(),
         "scale": bench.scale,
     }
