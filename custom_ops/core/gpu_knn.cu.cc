@@ -17,8 +17,9 @@ namespace {
 
 // A block looks at its regions after so many tiles, memory permitting.
 constexpr int64_t kMostCheckTiles = 16;
-constexpr int64_t kLeastSampleStride = 8;
-constexpr int64_t kMostSampleStride = 128;
+// Above so many candidates of a query, or queries, a second sample pays.
+constexpr double kManyCandidates = 65536;
+constexpr int64_t kManyQueries = 32;
 constexpr int64_t kKeyBytes = sizeof(uint64_t);
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -26,8 +27,8 @@ int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // How the queries of a slice share the GPU.
 struct Layout {
   ScanShape shape;
-  int64_t blocks = 1;         // of each group
-  int64_t sample_stride = 0;  // 0: no sample
+  int64_t blocks = 1;  // of each group
+  std::vector<ScanPart> parts;
   // A block has no more places than this.
   int64_t block_places = 0;
 };
@@ -43,14 +44,21 @@ struct Search {
   Context* context;
 };
 
-// A sample pays where it leaves few of many rows as candidates. Twice as many
-// tiles in it halve what comes after it, so both take about the same.
-int64_t SampleStride(int64_t num_places, int64_t k, int64_t tiles) {
-  const double even =
-      std::sqrt(static_cast<double>(num_places) / static_cast<double>(k));
-  const int64_t stride = std::clamp(static_cast<int64_t>(even),
-                                    kLeastSampleStride, kMostSampleStride);
-  return tiles < 2 * stride || even < 4.0 ? 0 : stride;
+// In which parts `tiles` tiles are scanned. All rows of a first sample of 1 /
+// stride are candidates, and of what follows, about k times the stride: both
+// together are fewest at stride = sqrt(rows / k). A second sample between them
+// leaves 3 k (rows / k)^(1/3) instead of 2 k (rows / k)^(1/2).
+std::vector<ScanPart> PartsOf(int64_t num_places, int64_t k, int64_t tiles,
+                              int64_t num_queries) {
+  const double ratio = static_cast<double>(num_places) / static_cast<double>(k);
+  const bool is_twice =
+      num_queries >= kManyQueries || 2 * k * std::sqrt(ratio) > kManyCandidates;
+  const int64_t last =
+      static_cast<int64_t>(std::pow(ratio, is_twice ? 1.0 / 3 : 1.0 / 2));
+  if (last < 4 || tiles < 4 * last) return {ScanPart{}};
+  if (!is_twice) return {{true, 1, last}, {false, 1, last}};
+  const int64_t between = std::min(last, tiles / (2 * last));
+  return {{true, 1, last * between}, {false, last, between}, {false, 1, last}};
 }
 
 Layout LayoutOf(const Search& search, int64_t num_queries) {
@@ -64,10 +72,10 @@ Layout LayoutOf(const Search& search, int64_t num_queries) {
   const int64_t groups = DivideUp(num_queries, layout.shape.group_queries);
   layout.blocks =
       std::clamp(layout.shape.resident_blocks / groups, int64_t{1}, tiles);
-  layout.sample_stride = SampleStride(search.rows.num_places, search.k, tiles);
-  int64_t block_tiles = DivideUp(tiles, layout.blocks);
-  // Sample and rest are shared out each on its own.
-  if (layout.sample_stride > 0) ++block_tiles;
+  layout.parts = PartsOf(search.rows.num_places, search.k, tiles, num_queries);
+  // Each part is shared out on its own.
+  const int64_t block_tiles = DivideUp(tiles, layout.blocks) +
+                              static_cast<int64_t>(layout.parts.size()) - 1;
   layout.block_places = block_tiles * layout.shape.tile_rows;
   return layout;
 }
@@ -128,16 +136,15 @@ void SearchSlice(const Search& search, const Layout& layout,
                   num_regions * task.regions.capacity * kKeyBytes);
   }
 
-  if (layout.sample_stride > 0) {
-    task.sample_stride = layout.sample_stride;
-    task.part = ScanPart::kSample;
+  for (size_t p = 0; p < layout.parts.size(); ++p) {
+    task.part = layout.parts[p];
+    if (p > 0) {
+      uint64_t* const thresholds = context->Allocate<uint64_t>(count);
+      FindThresholds(task.regions, search.k, context, thresholds);
+      task.thresholds = thresholds;
+    }
     search.scan.Run(task, layout.blocks, context);
-    uint64_t* const thresholds = context->Allocate<uint64_t>(count);
-    FindThresholds(task.regions, search.k, context, thresholds);
-    task.thresholds = thresholds;
-    task.part = ScanPart::kRest;
   }
-  search.scan.Run(task, layout.blocks, context);
 
   PlaceRows place_rows = search.place_rows;
   if (place_rows.rows64 != nullptr) {

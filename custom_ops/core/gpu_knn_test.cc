@@ -308,6 +308,10 @@ void TestManyRows() {
     Random random(2);
     Case c = RandomCase(30000, 8, 3, 40, Metric::kInnerProduct, type, &random);
     Check(c);
+    // So many queries take a second sample.
+    Case many =
+        RandomCase(20000, 8, 33, 10, Metric::kInnerProduct, type, &random);
+    Check(many);
     for (int64_t row = 0; row < c.rows; ++row) {
       for (int64_t d = 0; d < c.dim; ++d) {
         c.items[row * c.dim + d] = static_cast<float>(row / 120 + 1) / 250.0f;

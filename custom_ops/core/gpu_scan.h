@@ -43,19 +43,23 @@ struct ScanRows {
   }
 };
 
-// Every `sample_stride`-th tile is the sample.
-enum class ScanPart : uint8_t { kAll, kSample, kRest };
+// Which tiles a scan takes: those of a first sample, multiples of `stride`; or
+// the multiples of `unit` that are no multiples of `unit` * `stride`, which a
+// sample before it took.
+struct ScanPart {
+  bool is_first = true;
+  int64_t unit = 1;
+  int64_t stride = 1;
+};
 
 // What a scan works on. Blocks [x, g] scan for group g of the queries; the
-// same blocks must go over sample and rest, since each goes on filling its
-// regions.
+// same blocks must go over all parts, since each goes on filling its regions.
 struct ScanTask {
   ItemMatrix items;
   int64_t dim = 0;
   Metric metric = Metric::kInnerProduct;
   ScanRows rows;
-  ScanPart part = ScanPart::kAll;
-  int64_t sample_stride = 2;
+  ScanPart part;
 
   int64_t num_queries = 0;
   int64_t group_queries = 0;  // of a group; the last may have fewer
@@ -78,29 +82,18 @@ struct ScanTask {
 class TileWalk {
  public:
   __device__ TileWalk(const ScanTask& task, int64_t num_tiles)
-      : part_(task.part),
-        stride_(task.sample_stride),
-        num_tiles_(num_tiles),
-        index_(blockIdx.x) {}
+      : part_(task.part), num_tiles_(num_tiles), index_(blockIdx.x) {}
 
   __device__ bool IsIn() const { return tile() < num_tiles_; }
   __device__ void Next() { index_ += gridDim.x; }
   __device__ int64_t tile() const {
-    switch (part_) {
-      case ScanPart::kAll:
-        return index_;
-      case ScanPart::kSample:
-        return index_ * stride_;
-      case ScanPart::kRest:
-        return index_ + index_ / (stride_ - 1) + 1;
-    }
-    return index_;
+    if (part_.is_first) return index_ * part_.stride;
+    return part_.unit * (index_ + index_ / (part_.stride - 1) + 1);
   }
 
  private:
-  ScanPart part_;
-  int64_t stride_;
-  int64_t num_tiles_;
+  const ScanPart& part_;
+  const int64_t num_tiles_;
   int64_t index_;
 };
 
@@ -128,10 +121,10 @@ class Offers {
       if (q < used_) {
         SetFloor(q,
                  task.thresholds == nullptr ? 0 : task.thresholds[first_ + q]);
-        // The rest goes on where the sample ended.
-        counts_[q] = task.part == ScanPart::kRest
-                         ? *task.regions.CountOf(first_ + q, blockIdx.x)
-                         : 0;
+        // Later parts go on where the one before ended.
+        counts_[q] = task.part.is_first
+                         ? 0
+                         : *task.regions.CountOf(first_ + q, blockIdx.x);
       } else {
         // Nothing is above it but NaN and inf itself, which Add turns down.
         floors_[q] = ~uint64_t{0};
