@@ -110,6 +110,16 @@ __device__ __forceinline__ Found Compare(const uint4& loaded, uint32_t cut) {
   return found;
 }
 
+// One of a lane's scores.
+template <typename Score>
+__device__ __forceinline__ uint32_t ScoreAt(const uint4& loaded, int place) {
+  const int bit = place * 8 * static_cast<int>(sizeof(Score));
+  // Chosen, not indexed: that would put the words in memory.
+  const uint32_t low = (bit & 32) != 0 ? loaded.y : loaded.x;
+  const uint32_t high = (bit & 32) != 0 ? loaded.w : loaded.z;
+  return ((bit & 64) != 0 ? high : low) >> (bit & 31) & kNoScore<Score>;
+}
+
 // The tiles of all queries, one for each warp of the grid at a time.
 struct TileLoop {
   int64_t tiles;  // of a query
@@ -258,7 +268,7 @@ __global__ __launch_bounds__(kThreads) void CompactKernel(
         }
         const int64_t at = query * output.stride + to;
         const int64_t found_row = row + lane * kLoadScores<Score> + place;
-        const uint32_t score = from[row + place];
+        const uint32_t score = ScoreAt<Score>(loaded, place);
         if (kFinal) {
           output.rows[at] = found_row;
           if (output.scores != nullptr) {

@@ -32,7 +32,6 @@ struct Arguments {
   void* scores;
   uint32_t* histogram;
   int num_scores;
-  bool count_in_shared;
 };
 
 // Which rows of a block pass for a query; for the queries past the last, none.
@@ -202,23 +201,24 @@ __global__ __launch_bounds__(kThreads) void SymmetricKernel(
   FlushCounts(arguments, counts, first_query, kQueries);
 }
 
-// One query, blockIdx.y, whose tables are in shared memory.
+// One query, blockIdx.y, whose tables are in shared memory; if there is room,
+// so are its counts.
+template <bool kCountInShared>
 __global__ __launch_bounds__(kThreads) void AsymmetricKernel(
     const __grid_constant__ Arguments arguments) {
   const CodeScoreInput& input = arguments.input;
   const int64_t query = blockIdx.y;
   const int64_t table_words = input.words * kNibblesOfWord * kNibbleValues / 4;
   uint32_t* const shared = reinterpret_cast<uint32_t*>(DynamicShared());
-  uint32_t* counts = arguments.histogram + query * arguments.num_scores;
+  uint32_t* const counts =
+      kCountInShared ? shared + table_words
+                     : arguments.histogram + query * arguments.num_scores;
   const uint32_t* const tables =
       reinterpret_cast<const uint32_t*>(input.queries.tables);
   for (int64_t i = threadIdx.x; i < table_words; i += kThreads) {
     shared[i] = tables[query * table_words + i];
   }
-  if (arguments.count_in_shared) {
-    counts = shared + table_words;
-    ClearCounts(counts, arguments.num_scores);
-  }
+  if (kCountInShared) ClearCounts(counts, arguments.num_scores);
   __syncthreads();
 
   const uint8_t* const table = reinterpret_cast<const uint8_t*>(shared);
@@ -248,7 +248,7 @@ __global__ __launch_bounds__(kThreads) void AsymmetricKernel(
     FinishPair<uint16_t>(arguments, query, block, mask, first, second, counts);
   }
   __syncthreads();
-  if (arguments.count_in_shared) FlushCounts(arguments, counts, query, 1);
+  if (kCountInShared) FlushCounts(arguments, counts, query, 1);
 }
 
 void LaunchScores(void (*kernel)(Arguments), const Arguments& arguments,
@@ -299,13 +299,16 @@ void ScoreCodes(const CodeScoreInput& input, int64_t row_stride,
   arguments.histogram = histogram;
   arguments.num_scores =
       static_cast<int>(MaxCodeScore(input.words, input.scoring)) + 1;
-  arguments.count_in_shared =
-      int64_t{arguments.num_scores} * 4 <= kMaxCountBytes;
   if (input.scoring == CodeScoring::kAsymmetric) {
-    const int64_t shared_bytes =
-        input.words * kNibblesOfWord * kNibbleValues +
-        (arguments.count_in_shared ? int64_t{arguments.num_scores} * 4 : 0);
-    LaunchScores(AsymmetricKernel, arguments, 1, 1, shared_bytes, context);
+    const int64_t table_bytes = input.words * kNibblesOfWord * kNibbleValues;
+    const int64_t count_bytes = int64_t{arguments.num_scores} * 4;
+    if (count_bytes <= kMaxCountBytes) {
+      LaunchScores(AsymmetricKernel<true>, arguments, 1, 1,
+                   table_bytes + count_bytes, context);
+    } else {
+      LaunchScores(AsymmetricKernel<false>, arguments, 1, 1, table_bytes,
+                   context);
+    }
     return;
   }
   switch (input.words) {

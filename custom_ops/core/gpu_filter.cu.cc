@@ -437,7 +437,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void FilterKernel(
         case FilterStepOp::kLoad: {
           const char* const data = reinterpret_cast<const char*>(a);
           const ColumnType column_type = static_cast<ColumnType>(type);
-          if (is_whole && number == 1) {
+          if (is_whole && (head.x >> 16 & 1) == 0) {
             LoadVectors(column_type, data, tile_row, &values);
           } else {
             LoadValues(column_type, data, number, tile_row, num_rows, &values);

@@ -369,6 +369,8 @@ class Writer {
     step.type = static_cast<uint8_t>(column.type);
     step.number = static_cast<uint32_t>(column.width);
     step.a = reinterpret_cast<uintptr_t>(data);
+    constexpr uint64_t kVectorBytes = 16;
+    step.negate = column.width > 1 || step.a % kVectorBytes != 0 ? 1 : 0;
     code_.steps.push_back(step);
   }
 

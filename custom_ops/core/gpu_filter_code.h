@@ -35,7 +35,8 @@ inline constexpr int kDeepFilterStack = 40;
 
 enum class FilterStepOp : uint8_t {
   kEnd,
-  kLoad,    // column: type, width in `number`, address of the value in `a`
+  kLoad,    // column: type, width in `number`, address of the value in `a`; if
+            // `negate`, they can't be loaded as vectors
   kPop,     // the mask on top, merged with the one below it
   kOutput,  // pops the mask that belongs to mask `number`
   kSkip,    // to step `number` if all of the top is `type` (0 or 1)
@@ -73,7 +74,7 @@ enum class FilterMerge : uint8_t {
 struct alignas(16) FilterStep {
   FilterStepOp op = FilterStepOp::kEnd;
   FilterMerge merge = FilterMerge::kPush;
-  uint8_t negate = 0;  // the mask, before it is merged
+  uint8_t negate = 0;  // of a mask: before it is merged
   uint8_t type = 0;
   uint32_t number = 0;
   uint64_t a = 0;

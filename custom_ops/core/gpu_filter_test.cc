@@ -313,6 +313,28 @@ void TestStoredAttributes() {
   }
 }
 
+// Columns that start anywhere are read value by value.
+void TestUnalignedColumns() {
+  Rng rng(7);
+  const int64_t num_rows = 1500;
+  const FilterColumns data = MakeFilterColumns(rng, num_rows);
+  DeviceColumns device(data);
+  std::vector<DeviceArray<char>> moved;
+  for (size_t i = 0; i < data.columns.size(); ++i) {
+    const int64_t size = ColumnTypeSize(data.columns[i].type);
+    std::vector<char> storage(size, 0x55);
+    storage.insert(storage.end(), data.storage[i].begin(),
+                   data.storage[i].end());
+    moved.emplace_back(storage);
+    device.columns[i].data = moved.back().data() + size;
+  }
+  std::vector<Program> programs;
+  for (int i = 0; i < 30; ++i) {
+    programs.push_back(RandomFilterProgram(rng, data, 2));
+  }
+  Check(programs, data, device, num_rows, false, nullptr);
+}
+
 void TestPassesAll() {
   const std::vector<Column> columns;
   const DeviceArray<uint64_t> live(std::vector<uint64_t>{0x5A5A});
@@ -394,6 +416,7 @@ int main() {
         lintf::gpu::TestDeepFilters();
         lintf::gpu::TestRarePredicates();
         lintf::gpu::TestStoredAttributes();
+        lintf::gpu::TestUnalignedColumns();
       },
       2);
   return lintf::testing::Result();
