@@ -82,8 +82,9 @@ class HostCard:
             table[row] = values.astype(table.dtype)
 
     def spectrum(self, rows: int, dim: int, mixing: np.ndarray) -> Any:
-        """Normal rows times `mixing`, [dim, dim], as float16."""
+        """Unit rows, of normal ones times `mixing` [dim, dim]; float16."""
         values = self._random.standard_normal([rows, dim]) @ mixing
+        values /= np.linalg.norm(values, axis=1, keepdims=True)
         return values.astype(np.float16)
 
     def encode(self, items: Any, projection: np.ndarray) -> Any:
@@ -165,13 +166,14 @@ class TorchCard:
         table[row].copy_(self._torch.from_numpy(values))
 
     def spectrum(self, rows: int, dim: int, mixing: np.ndarray) -> Any:
-        """Normal rows times `mixing`, [dim, dim], as float16."""
+        """Unit rows, of normal ones times `mixing` [dim, dim]; float16."""
         torch = self._torch
         table = torch.empty([rows, dim], dtype=torch.float16, device="cuda")
         matrix = torch.from_numpy(mixing.astype(np.float32)).cuda()
         for begin in range(0, rows, 1 << 20):
             part = table[begin : begin + (1 << 20)]
-            part.copy_(torch.randn(part.shape, device="cuda") @ matrix)
+            values = torch.randn(part.shape, device="cuda") @ matrix
+            part.copy_(torch.nn.functional.normalize(values))
         return table
 
     def encode(self, items: Any, projection: np.ndarray) -> Any:

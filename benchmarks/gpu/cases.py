@@ -353,11 +353,11 @@ def one_million(bench: Bench) -> list[Row]:
 # ---- Codes.
 
 
-def _rescored(bench: Bench, rows: int) -> tuple[Any, np.ndarray]:
-    """Rows like GloVe's: lengths of their parts fall off as its spectrum."""
+def _word_vectors(bench: Bench, rows: int) -> tuple[Any, np.ndarray]:
+    """Unit rows like GloVe's: their spectrum falls off as its does."""
     random = np.random.default_rng(17)
     turn, _ = np.linalg.qr(random.standard_normal([128, 128]))
-    mixing = (1 / np.sqrt(1 + np.arange(128)))[:, None] ** 0.7 * turn
+    mixing = turn / np.sqrt(1 + np.arange(128))[:, None]
     return bench.card.spectrum(rows, 128, mixing), mixing
 
 
@@ -366,13 +366,14 @@ def rescoring(bench: Bench) -> list[Row]:
     wanted = 15_500_000 * bench.scale
     rows = bench.size(15_500_000, 256 + 64 + 32)
     k = min(2000, rows // 100)
-    items, mixing = _rescored(bench, rows)
+    items, mixing = _word_vectors(bench, rows)
     projection = bench.library.project(
         np.eye(128, dtype=np.float32), 32, 16, seed=5
     )
     codes = bench.card.encode(items, projection)
     random = np.random.default_rng()
     host = (random.standard_normal([4, 128]) @ mixing).astype(np.float32)
+    host /= np.linalg.norm(host, axis=1, keepdims=True)
     table = []
     for count in (1, 4):
         queries = bench.library.device.put(host[:count])

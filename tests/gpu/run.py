@@ -220,6 +220,9 @@ def main(arguments: Sequence[str]) -> int:
     folder = (build.ROOT / folder).resolve()
     limit = float(environment.get("LIMIT") or 450)
     out.mkdir(parents=True, exist_ok=True)
+    # An older table must not pass for this run's.
+    for name in ("gpu.json", "gpu.md"):
+        (out / name).unlink(missing_ok=True)
     begin = time.monotonic()
     parts = run_all(out, folder, limit, options.emulator)
     data = [dataclasses.asdict(part) for part in parts]
