@@ -30,7 +30,7 @@ from lintf.index.plan import (
     check_variants,
 )
 from lintf.index.schema import IndexSchema
-from lintf.index.search import NativeSearch, PortableSearch
+from lintf.index.search import Found, NativeSearch, PortableSearch
 from lintf.index.sharded import AnyIndex, ShardedIndex
 from lintf.index.sharded_search import ShardedSearch
 from lintf.index.signatures import ID, attribute_key
@@ -344,13 +344,23 @@ class ServedIndex(tf.Module):
         with tf.control_dependencies(checks):
             filters = tf.identity(filters)
 
+        assert self._batching is not None
+        if isinstance(searcher, ShardedSearch):
+            queries = tf.debugging.check_numerics(
+                embed(inputs), "the query's embedding must be finite"
+            )
+            return self._outputs(
+                searcher.batched(
+                    queries, filters, self._batching, self._max_rows
+                )
+            )
+
         def search(inputs: Tensors) -> Tensors:
             compiled = ops.compile_filter(
                 inputs.pop("filter"), self.index.schema
             )
             return self._results(searcher, embed(inputs), compiled)
 
-        assert self._batching is not None
         return batched(
             search,
             {**inputs, "filter": filters},
@@ -364,7 +374,9 @@ class ServedIndex(tf.Module):
         queries: tf.Tensor,
         programs: tf.Tensor,
     ) -> Tensors:
-        found = search(queries, programs)
+        return self._outputs(search(queries, programs))
+
+    def _outputs(self, found: Found) -> Tensors:
         results = {
             "ids": self._id_output(found.ids),
             "scores": found.scores,

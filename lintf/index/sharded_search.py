@@ -11,11 +11,13 @@ of the best are found.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from lintf import ops
+from lintf.index.batching import Batching, Tensors, batched
 from lintf.index.plan import Plan
 from lintf.index.search import Found, Looked, NativeSearch
 from lintf.index.sharded import ShardedIndex
@@ -42,7 +44,59 @@ class ShardedSearch:
         ]
 
     def __call__(self, queries: tf.Tensor, programs: tf.Tensor) -> Found:
-        found = [search(queries, programs) for search in self._searches]
+        return self._merged([s(queries, programs) for s in self._searches])
+
+    def batched(
+        self,
+        queries: tf.Tensor,
+        filters: tf.Tensor,
+        options: Batching,
+        max_rows: int,
+    ) -> Found:
+        """Searches in batches with other requests', of each shard its own.
+
+        TensorFlow places the operation that makes batches where all resources
+        are that it is given, so there is one on each shard's device, and what
+        lies elsewhere (the towers, the texts of ids) stays out of it.
+
+        Args:
+            queries: `[batch, dim]` float32, finite.
+            filters: `[batch]` string, which can be compiled.
+            options: How batches are made.
+            max_rows: Most rows of a request.
+        """
+
+        def in_batch(search: NativeSearch, inputs: Tensors) -> Tensors:
+            schema = self._index.schema
+            programs = ops.compile_filter(inputs["filter"], schema)
+            found = search(inputs["query"], programs)
+            values = {f"value_{i}": v for i, v in enumerate(found.values)}
+            return {
+                "ids": found.ids,
+                "scores": found.scores,
+                "num_results": found.num_results,
+                **values,
+            }
+
+        found = []
+        for search in self._searches:
+            results = batched(
+                functools.partial(in_batch, search),
+                {"query": queries, "filter": filters},
+                options,
+                max_rows,
+            )
+            found.append(
+                Found(
+                    results.pop("ids"),
+                    results.pop("scores"),
+                    results.pop("num_results"),
+                    [results[f"value_{i}"] for i in range(len(results))],
+                )
+            )
+        return self._merged(found)
+
+    def _merged(self, found: Sequence[Found]) -> Found:
         order = best_first(
             [f.scores for f in found], [f.num_results for f in found], self._k
         )

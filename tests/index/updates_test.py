@@ -14,6 +14,8 @@ from lintf.index import columns, inputs, signatures, storage
 from lintf.index.index import Index
 from lintf.index.schema import Attribute, IndexSchema, Quantization
 from lintf.index.served import ServedIndex
+from lintf.index.sharded import new_index
+from lintf.index.shards import Shards
 from lintf.serving.changes import Change, ChangeEncoder
 from tests.index.live import LiveIndex
 from tests.references import filter_cases
@@ -32,8 +34,13 @@ def _schema(**fields):
     return IndexSchema(**{"dim": DIM, "attributes": ATTRIBUTES, **fields})
 
 
-def _live(path, schema=None, capacity=20, partitions=2, **served):
-    index = Index(schema or _schema(), capacity, log_partitions=partitions)
+def _live(path, schema=None, capacity=20, partitions=2, shards=1, **served):
+    index = new_index(
+        schema or _schema(),
+        capacity,
+        Shards(shards),
+        log_partitions=partitions,
+    )
     return LiveIndex(ServedIndex(index, k=capacity, **served), path)
 
 
@@ -42,20 +49,24 @@ def _vector(seed):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "codes", "metric", "id_dtype"),
+    ("dtype", "codes", "metric", "id_dtype", "shards"),
     [
-        ("float32", None, "inner_product", "int64"),
-        ("float32", None, "cosine", "string"),
-        ("float32", CODES, "l2", "string"),
-        ("bfloat16", None, "l2", "int64"),
-        ("float16", CODES, "cosine", "int64"),
-        ("int8", None, "inner_product", "string"),
-        ("int8", CODES, "l2", "int64"),
-        ("none", CODES, "cosine", "string"),
+        ("float32", None, "inner_product", "int64", 1),
+        ("float32", None, "cosine", "string", 1),
+        ("float32", CODES, "l2", "string", 1),
+        ("bfloat16", None, "l2", "int64", 1),
+        ("float16", CODES, "cosine", "int64", 1),
+        ("int8", None, "inner_product", "string", 1),
+        ("int8", CODES, "l2", "int64", 1),
+        ("none", CODES, "cosine", "string", 1),
+        ("float32", None, "l2", "string", 2),
+        ("float32", CODES, "cosine", "int64", 3),
+        ("none", CODES, "l2", "int64", 2),
+        ("int8", None, "inner_product", "string", 5),
     ],
 )
 def test_random_histories_end_as_the_model_does(
-    tmp_path, dtype, codes, metric, id_dtype
+    tmp_path, dtype, codes, metric, id_dtype, shards
 ):
     rng = np.random.default_rng([ord(dtype[0]), ord(metric[0])])
     schema = dataclasses.replace(
@@ -67,7 +78,7 @@ def test_random_histories_end_as_the_model_does(
         metric=metric,
     )
     capacity = 17
-    live = _live(tmp_path / "m", schema, capacity)
+    live = _live(tmp_path / "m", schema, capacity, shards=shards)
     model = IndexModel(schema, capacity, 2)
     history = History(rng, schema, 30)
     refused = set()
@@ -99,7 +110,8 @@ def test_random_histories_end_as_the_model_does(
             assert live.update(*batch) == expected
         _check_same(live, model, history)
     assert refused == {"FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
-    assert live.stats()["num_rows"] <= capacity
+    if shards == 1:
+        assert live.stats()["num_rows"] <= capacity
 
 
 def _check_same(live, model, history):
