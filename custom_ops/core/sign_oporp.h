@@ -57,6 +57,11 @@ class SignOporp {
   explicit SignOporp(const OporpConfig& config);
 
   const OporpConfig& config() const { return config_; }
+  // The places of all repeats, one after another: [repeats * dim] coordinates
+  // and signs, 1 or -1. Those of sample s are [begin()[s], begin()[s + 1]).
+  const std::vector<int32_t>& coordinates() const { return coordinates_; }
+  const std::vector<float>& signs() const { return signs_; }
+  const std::vector<int64_t>& begin() const { return begin_; }
 
   // The samples of a vector [dim]: [bits]. Summed in float32, from 0, over the
   // places of the bin in ascending order.
@@ -72,8 +77,6 @@ class SignOporp {
 
  private:
   OporpConfig config_;
-  // The places of all repeats: the coordinate and its sign; those of sample s
-  // are [begin_[s], begin_[s + 1]).
   std::vector<int32_t> coordinates_;
   std::vector<float> signs_;
   std::vector<int64_t> begin_;  // [bits + 1]
