@@ -131,6 +131,20 @@ __device__ __forceinline__ void MultiplyFloat16(float (&sum)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// The same for 16 x 8 times 8 x 8 float32 numbers, of which the product takes
+// the first 11 bits. Lane 4 g + t holds of `a` row g, column t in a[0], row
+// g + 8 in a[1], and column t + 4 in a[2] and a[3]; of `b` row t of column g in
+// b[0], row t + 4 in b[1].
+__device__ __forceinline__ void MultiplyTf32(float (&sum)[4],
+                                             const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 #endif  // LINTF_GPU_EMULATOR
 
 }  // namespace lintf::gpu

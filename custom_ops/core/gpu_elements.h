@@ -23,6 +23,13 @@ __device__ __forceinline__ uint32_t ToBfloat16(float x) {
   return (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
 }
 
+// A float32 of 11 bits, rounded to nearest, ties away from zero.
+__device__ __forceinline__ uint32_t ToTf32(float x) {
+  const uint32_t bits = __float_as_uint(x);
+  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return bits;
+  return (bits + 0x1000u) & 0xFFFFE000u;
+}
+
 // Cut off after the type's last bit.
 __device__ __forceinline__ uint32_t CutToBfloat16(float x) {
   return __float_as_uint(x) >> 16;

@@ -458,17 +458,24 @@ void MultiplyTile(WarpOperation operation, float (&sum)[4],
     float a[4][2];
     float b[2][2];
   };
-  const auto convert =
-      operation == WarpOperation::kMultiplyFloat16 ? &FromHalf : &FromBfloat16;
+  // The two numbers of a register. One of float32 counts as two columns, the
+  // second of zeros.
+  const auto convert = [operation](uint32_t bits, float (&numbers)[2]) {
+    if (operation == WarpOperation::kMultiplyTf32) {
+      const uint32_t cut = bits & 0xFFFFE000u;
+      std::memcpy(&numbers[0], &cut, sizeof(cut));
+      numbers[1] = 0.0f;
+      return;
+    }
+    const auto of_half = operation == WarpOperation::kMultiplyFloat16
+                             ? &FromHalf
+                             : &FromBfloat16;
+    numbers[0] = of_half(static_cast<uint16_t>(bits));
+    numbers[1] = of_half(static_cast<uint16_t>(bits >> 16));
+  };
   Parts own;
-  for (int i = 0; i < 4; ++i) {
-    own.a[i][0] = convert(static_cast<uint16_t>(a[i]));
-    own.a[i][1] = convert(static_cast<uint16_t>(a[i] >> 16));
-  }
-  for (int i = 0; i < 2; ++i) {
-    own.b[i][0] = convert(static_cast<uint16_t>(b[i]));
-    own.b[i][1] = convert(static_cast<uint16_t>(b[i] >> 16));
-  }
+  for (int i = 0; i < 4; ++i) convert(a[i], own.a[i]);
+  for (int i = 0; i < 2; ++i) convert(b[i], own.b[i]);
   const LaneValue* const lanes =
       Exchange(operation, 0xFFFFFFFFu, &own, sizeof(own));
   const auto parts = [lanes](int lane) {

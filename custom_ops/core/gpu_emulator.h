@@ -162,6 +162,7 @@ enum class WarpOperation : uint8_t {
   kReduceMax,
   kMultiplyBfloat16,
   kMultiplyFloat16,
+  kMultiplyTf32,
 };
 enum class BlockOperation : uint8_t { kSync, kOr, kAnd, kCount };
 
@@ -570,6 +571,11 @@ inline void MultiplyBfloat16(float (&sum)[4], const uint32_t (&a)[4],
 inline void MultiplyFloat16(float (&sum)[4], const uint32_t (&a)[4],
                             const uint32_t (&b)[2]) {
   emulator::MultiplyTile(emulator::WarpOperation::kMultiplyFloat16, sum, a, b);
+}
+
+inline void MultiplyTf32(float (&sum)[4], const uint32_t (&a)[4],
+                         const uint32_t (&b)[2]) {
+  emulator::MultiplyTile(emulator::WarpOperation::kMultiplyTf32, sum, a, b);
 }
 
 }  // namespace lintf::gpu

@@ -197,7 +197,7 @@ void SearchSegment(const KnnInput& input, const Masks& masks,
                   [&](int32_t m) { return bool{own.passes_all[m]}; });
 
   const bool on_tensor_cores =
-      TensorScanFits(input.items, input.dim, input.metric);
+      TensorScanFits(input.items, input.dim, input.metric, options.precision);
   Search search{input,
                 on_tensor_cores
                     ? TensorScan(input.items.type, options.precision)
@@ -284,15 +284,16 @@ void RescoreRows(const KnnInput& input, const Shortlists& lists,
   if (input.num_rows == 0 || lists.stride == 0) {
     return FillNoResults(input.num_queries, input.k, context, output);
   }
-  Search search{input,
-                TensorScanFits(input.items, input.dim, input.metric)
-                    ? TensorScan(input.items.type, options.precision)
-                    : RowScan(),
-                {},
-                {},
-                true,
-                std::min(input.k, lists.stride),
-                context};
+  Search search{
+      input,
+      TensorScanFits(input.items, input.dim, input.metric, options.precision)
+          ? TensorScan(input.items.type, options.precision)
+          : RowScan(),
+      {},
+      {},
+      true,
+      std::min(input.k, lists.stride),
+      context};
   search.rows.rows64 = lists.rows;
   search.rows.stride = lists.stride;
   search.rows.count64 = lists.counts;

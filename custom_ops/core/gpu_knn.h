@@ -9,7 +9,8 @@
 // tensor cores: the query is split into parts of the rows' type (three of
 // bfloat16 hold all of a float32, two of float16 22 bits of it), the products
 // are exact, and sums are float32's, in an order that depends on the
-// dimension alone. So a query's result does not depend on the batch, on the
+// dimension alone. (A tensor core may drop bits of a sum that float32 would
+// round.) So a query's result does not depend on the batch, on the
 // grid or on the run.
 //
 // Order. Higher score first; equal scores by lower row.
@@ -24,11 +25,13 @@
 
 namespace lintf::gpu {
 
-// How much of a query an inner product with bfloat16 or float16 rows sees.
+// How exact inner products are.
 enum class QueryPrecision : uint8_t {
-  kFull,     // all parts
-  kStorage,  // the query rounded to the type of the rows, as a plain matrix
-             // product of that type would have it: a part of the work
+  kFull,
+  // As a plain matrix product on the tensor cores has it, which is less work:
+  // the query rounded to the type of bfloat16 or float16 rows; float32 rows and
+  // queries to 11 bits (tf32).
+  kStorage,
 };
 
 // Whether rows are listed first, or all are read.

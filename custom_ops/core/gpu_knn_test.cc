@@ -436,6 +436,15 @@ void TestStoragePrecision() {
     }
     CheckClose(c, found);
   }
+  // float32: rows and queries of 11 bits, which products have exactly.
+  for (const int64_t dim : {4, 64, 100, 200}) {
+    Case c = RandomCase(700, dim, 40, 40, Metric::kInnerProduct,
+                        ElementType::kFloat32, &random);
+    for (float& x : c.items) x = std::round(x * 256.0f) / 256.0f;
+    for (float& x : c.queries) x = std::round(x * 256.0f) / 256.0f;
+    c.options.precision = gpu::QueryPrecision::kStorage;
+    CheckClose(c, Search(c));
+  }
 }
 
 void TestNothing() {

@@ -224,7 +224,8 @@ class Scan {
 };
 
 // Whether the tensor cores can do it.
-bool TensorScanFits(const ItemMatrix& items, int64_t dim, Metric metric);
+bool TensorScanFits(const ItemMatrix& items, int64_t dim, Metric metric,
+                    QueryPrecision precision);
 const Scan& TensorScan(ElementType type, QueryPrecision precision);
 const Scan& RowScan();
 

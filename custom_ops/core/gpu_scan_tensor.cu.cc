@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scan on the tensor cores: inner products of bfloat16 and float16 rows.
+// The scan on the tensor cores: inner products of bfloat16 and float16 rows,
+// and rounded ones of float32 rows.
 //
 // A warp multiplies 32 rows with 8 queries at a time. Rows go from global
 // memory straight into the registers that the multiplication reads, 16 bytes a
@@ -8,6 +9,9 @@
 // to match. Rows of up to 128 dimensions stay in registers while all queries
 // of the group pass by in shared memory; longer ones are read again, from the
 // first cache, for each few queries.
+//
+// float32 rows come here where tf32 products will do: 16 dimensions a chunk, 8
+// a multiplication, and otherwise the same.
 //
 // Queries are float32. Their parts (gpu_knn.h) are multiplied one after
 // another into the same sum: chunk by chunk of 32 dimensions, for each the
@@ -29,19 +33,30 @@ constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kWarpRows = 32;
 constexpr int kTileRows = kWarps * kWarpRows;
 constexpr int kTileQueries = 8;
-constexpr int kChunkDims = 32;
+// A row is taken in chunks of 64 bytes, of which each lane of a row has 16.
+constexpr int kChunkBytes = 64;
+constexpr int kUnitBytes = 16;
+template <ElementType type>
+constexpr int kUnitDims = type == ElementType::kFloat32 ? 4 : 8;
+template <ElementType type>
+constexpr int kChunkDims = 4 * kUnitDims<type>;
 // Rows of up to so many chunks stay in registers.
 constexpr int kHeldChunks = 4;
 // Of one part of 8 queries: 16 bytes a lane.
 constexpr int64_t kFragmentBytes = 16 * kWarpSize;
 // Longer rows would leave no room for 8 queries in shared memory.
 constexpr int64_t kMaxDim = 4096;
+// float16 reaches neither as high nor as low as the queries do.
+template <ElementType type, int parts>
+constexpr bool kIsScaled = type == ElementType::kFloat16 && parts > 1;
 
-template <bool is_half>
+template <ElementType type>
 __device__ __forceinline__ void Multiply(float (&sum)[4],
                                          const uint32_t (&rows)[4],
                                          const uint32_t (&queries)[2]) {
-  if constexpr (is_half) {
+  if constexpr (type == ElementType::kFloat32) {
+    MultiplyTf32(sum, rows, queries);
+  } else if constexpr (type == ElementType::kFloat16) {
     MultiplyFloat16(sum, rows, queries);
   } else {
     MultiplyBfloat16(sum, rows, queries);
@@ -50,23 +65,24 @@ __device__ __forceinline__ void Multiply(float (&sum)[4],
 
 // Adds one part of one chunk: rows g and g + 8 of `low` and `high`, the two
 // multiplications of 16 dimensions.
-template <bool is_half>
+template <ElementType type>
 __device__ __forceinline__ void MultiplyChunk(float (&sum)[4], const uint4& low,
                                               const uint4& high,
                                               const uint4& queries) {
   const uint32_t first_rows[4] = {low.x, high.x, low.y, high.y};
   const uint32_t first_queries[2] = {queries.x, queries.y};
-  Multiply<is_half>(sum, first_rows, first_queries);
+  Multiply<type>(sum, first_rows, first_queries);
   const uint32_t second_rows[4] = {low.z, high.z, low.w, high.w};
   const uint32_t second_queries[2] = {queries.z, queries.w};
-  Multiply<is_half>(sum, second_rows, second_queries);
+  Multiply<type>(sum, second_rows, second_queries);
 }
 
 // `is_held`: rows of at most kHeldChunks chunks. `query_tiles`, a multiple of
 // `unroll`, is how many times 8 queries a group has room for.
-template <bool is_half, int parts, bool is_held, int unroll>
+template <ElementType type, int parts, bool is_held, int unroll>
 __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
     ScanTensorKernel(const ScanTask task, int chunks, int query_tiles) {
+  constexpr int64_t kElementBytes = ElementSize(type);
   uint4* const fragments = reinterpret_cast<uint4*>(DynamicShared());
   const int num_fragments = query_tiles * parts * chunks * kWarpSize;
   __shared__ FloorScratch scratch;
@@ -91,10 +107,10 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
   const int quarter = lane % 4;    // t
   const int64_t num_places = task.rows.NumPlaces(group);
   const int64_t num_tiles = (num_places + kTileRows - 1) / kTileRows;
-  const int64_t row_bytes = task.dim * 2;
+  const int64_t row_bytes = task.dim * kElementBytes;
   const int dim = static_cast<int>(task.dim);
   const char* const items =
-      static_cast<const char*>(task.items.data) + quarter * 16;
+      static_cast<const char*>(task.items.data) + quarter * kUnitBytes;
 
   int64_t unchecked = 0;
   for (TileWalk walk(task, num_tiles); walk.IsIn(); walk.Next()) {
@@ -113,9 +129,10 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
       }
       const auto load = [&](int i, int chunk) {
         const bool is_in =
-            source[i] != nullptr && chunk * kChunkDims + quarter * 8 < dim;
+            source[i] != nullptr &&
+            chunk * kChunkDims<type> + quarter * kUnitDims<type> < dim;
         if (!is_in) return make_uint4(0, 0, 0, 0);
-        const char* const from = source[i] + chunk * (kChunkDims * 2);
+        const char* const from = source[i] + chunk * kChunkBytes;
         return is_held ? LoadOnce(from)
                        : __ldg(reinterpret_cast<const uint4*>(from));
       };
@@ -138,8 +155,8 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
                   fragments[(((tile + n) * parts + p) * chunks + c) *
                                 kWarpSize +
                             lane];
-              MultiplyChunk<is_half>(sums[n][0], rows[0], rows[1], queries);
-              MultiplyChunk<is_half>(sums[n][1], rows[2], rows[3], queries);
+              MultiplyChunk<type>(sums[n][0], rows[0], rows[1], queries);
+              MultiplyChunk<type>(sums[n][1], rows[2], rows[3], queries);
             }
           }
         };
@@ -163,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
         for (int n = 0; n < unroll; ++n) {
           const int query = (tile + n) * kTileQueries + 2 * quarter;
           float2 scales = make_float2(1.0f, 1.0f);
-          if constexpr (is_half && parts > 1) {
+          if constexpr (kIsScaled<type, parts>) {
             scales = *reinterpret_cast<const float2*>(scale + query);
           }
           const float floors[2] = {offers.floor_score(query),
@@ -172,7 +189,7 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
             float& score = sums[n][i / 4][i % 4];
-            if constexpr (is_half && parts > 1) {
+            if constexpr (kIsScaled<type, parts>) {
               score = __fmul_rn(score, i % 2 == 0 ? scales.x : scales.y);
             }
             is_hit |= !(score < floors[i % 2]);
@@ -199,10 +216,10 @@ __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
 }
 
 // The next part of x, which becomes what is left.
-template <bool is_half, int parts>
+template <ElementType type, int parts>
 __device__ __forceinline__ uint32_t TakePart(float* x) {
   uint32_t bits;
-  if constexpr (is_half) {
+  if constexpr (type == ElementType::kFloat16) {
     bits = ToFloat16(*x);
     *x = __fsub_rn(*x, FromFloat16(bits));
   } else {
@@ -225,7 +242,7 @@ __device__ __forceinline__ float ScaleFor(float largest) {
 
 // Fragments, [groups, query tiles, parts, chunks, lanes]; zeros where a group
 // has no query. One block a query or such a place.
-template <bool is_half, int parts>
+template <ElementType type, int parts>
 __global__ void PrepareQueriesKernel(const float* queries, int64_t num_queries,
                                      int64_t dim, int64_t group_queries,
                                      int64_t num_groups, int query_tiles,
@@ -240,7 +257,7 @@ __global__ void PrepareQueriesKernel(const float* queries, int64_t num_queries,
     const bool is_used = slot < group_queries && q < num_queries;
     const float* const query = queries + q * dim;
     float scale = 1.0f;
-    if constexpr (is_half && parts > 1) {
+    if constexpr (kIsScaled<type, parts>) {
       float largest = 0.0f;
       for (int64_t d = threadIdx.x; is_used && d < dim; d += blockDim.x) {
         largest = fmaxf(largest, fabsf(query[d]));
@@ -260,12 +277,13 @@ __global__ void PrepareQueriesKernel(const float* queries, int64_t num_queries,
     }
     const int64_t tile = slot / kTileQueries;
     const int row = static_cast<int>(slot % kTileQueries);
-    // A thread makes the 8 dimensions of a quarter of a chunk.
+    // A thread makes what one lane has of a chunk.
+    constexpr int kDims = kUnitDims<type>;
     for (int64_t i = threadIdx.x; i < chunks * 4; i += blockDim.x) {
       const int64_t chunk = i / 4;
-      const int64_t first = chunk * kChunkDims + i % 4 * 8;
-      float rest[8];
-      for (int d = 0; d < 8; ++d) {
+      const int64_t first = chunk * kChunkDims<type> + i % 4 * kDims;
+      float rest[kDims];
+      for (int d = 0; d < kDims; ++d) {
         rest[d] = is_used && first + d < dim
                       ? __fmul_rn(query[first + d], scale)
                       : 0.0f;
@@ -273,9 +291,13 @@ __global__ void PrepareQueriesKernel(const float* queries, int64_t num_queries,
       for (int p = 0; p < parts; ++p) {
         uint32_t words[4];
         for (int w = 0; w < 4; ++w) {
-          const uint32_t low = TakePart<is_half, parts>(&rest[2 * w]);
-          const uint32_t high = TakePart<is_half, parts>(&rest[2 * w + 1]);
-          words[w] = low | (high << 16);
+          if constexpr (type == ElementType::kFloat32) {
+            words[w] = ToTf32(rest[w]);
+          } else {
+            const uint32_t low = TakePart<type, parts>(&rest[2 * w]);
+            const uint32_t high = TakePart<type, parts>(&rest[2 * w + 1]);
+            words[w] = low | (high << 16);
+          }
         }
         fragments[(((group * query_tiles + tile) * parts + p) * chunks +
                    chunk) *
@@ -289,7 +311,7 @@ __global__ void PrepareQueriesKernel(const float* queries, int64_t num_queries,
   }
 }
 
-template <bool is_half, int parts>
+template <ElementType type, int parts>
 class TensorScanner : public Scan {
  public:
   ScanShape Shape(const ItemMatrix&, Metric, int64_t num_queries,
@@ -331,7 +353,7 @@ class TensorScanner : public Scan {
     uint4* const fragments = context->Allocate<uint4>(count);
     const int64_t slots = groups * tiles * kTileQueries;
     float* const scales = context->Allocate<float>(slots);
-    Launch(context, PrepareQueriesKernel<is_half, parts>,
+    Launch(context, PrepareQueriesKernel<type, parts>,
            static_cast<unsigned>(std::min<int64_t>(slots, 65535)), 128, 0,
            queries, task->num_queries, task->dim, task->group_queries, groups,
            tiles, static_cast<int>(chunks), fragments, scales);
@@ -356,7 +378,7 @@ class TensorScanner : public Scan {
   static constexpr int64_t kOwnShared = 10 << 10;
 
   static int64_t NumChunks(int64_t dim) {
-    return (dim + kChunkDims - 1) / kChunkDims;
+    return (dim + kChunkDims<type> - 1) / kChunkDims<type>;
   }
 
   // Few queries are bound by memory, and two blocks share a multiprocessor;
@@ -379,36 +401,46 @@ class TensorScanner : public Scan {
     const int tiles = QueryTiles(group_queries);
     const bool is_held = NumChunks(dim) <= kHeldChunks;
     if (is_held && tiles < kManyTiles) {
-      f(&ScanTensorKernel<is_half, parts, true, 1>, tiles);
+      f(&ScanTensorKernel<type, parts, true, 1>, tiles);
     } else if (is_held) {
-      f(&ScanTensorKernel<is_half, parts, true, 2>, tiles);
+      f(&ScanTensorKernel<type, parts, true, 2>, tiles);
     } else if (tiles < kManyTiles) {
-      f(&ScanTensorKernel<is_half, parts, false, 1>, tiles);
+      f(&ScanTensorKernel<type, parts, false, 1>, tiles);
     } else {
-      f(&ScanTensorKernel<is_half, parts, false, 2>, tiles);
+      f(&ScanTensorKernel<type, parts, false, 2>, tiles);
     }
   }
 };
 
 }  // namespace
 
-bool TensorScanFits(const ItemMatrix& items, int64_t dim, Metric metric) {
-  return metric == Metric::kInnerProduct && dim % 8 == 0 && dim <= kMaxDim &&
-         reinterpret_cast<uintptr_t>(items.data) % 16 == 0 &&
-         (items.type == ElementType::kBfloat16 ||
-          items.type == ElementType::kFloat16);
+bool TensorScanFits(const ItemMatrix& items, int64_t dim, Metric metric,
+                    QueryPrecision precision) {
+  // Of float32 they would see 11 bits.
+  const bool is_type_fine = items.type == ElementType::kFloat32
+                                ? precision == QueryPrecision::kStorage
+                                : items.type != ElementType::kInt8;
+  const int64_t row_bytes = dim * ElementSize(items.type);
+  return is_type_fine && metric == Metric::kInnerProduct &&
+         row_bytes % kUnitBytes == 0 && dim <= kMaxDim &&
+         reinterpret_cast<uintptr_t>(items.data) % kUnitBytes == 0;
 }
 
 const Scan& TensorScan(ElementType type, QueryPrecision precision) {
-  static const TensorScanner<false, 3> bfloat16;
-  static const TensorScanner<false, 1> rounded_bfloat16;
-  static const TensorScanner<true, 2> float16;
-  static const TensorScanner<true, 1> rounded_float16;
+  static const TensorScanner<ElementType::kBfloat16, 3> bfloat16;
+  static const TensorScanner<ElementType::kBfloat16, 1> rounded_bfloat16;
+  static const TensorScanner<ElementType::kFloat16, 2> float16;
+  static const TensorScanner<ElementType::kFloat16, 1> rounded_float16;
+  static const TensorScanner<ElementType::kFloat32, 1> tf32;
   const bool is_full = precision == QueryPrecision::kFull;
-  if (type == ElementType::kFloat16) {
-    return is_full ? static_cast<const Scan&>(float16) : rounded_float16;
+  switch (type) {
+    case ElementType::kBfloat16:
+      return is_full ? static_cast<const Scan&>(bfloat16) : rounded_bfloat16;
+    case ElementType::kFloat16:
+      return is_full ? static_cast<const Scan&>(float16) : rounded_float16;
+    default:
+      return tf32;
   }
-  return is_full ? static_cast<const Scan&>(bfloat16) : rounded_bfloat16;
 }
 
 }  // namespace lintf::gpu
