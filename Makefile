@@ -33,8 +33,8 @@ CORE_CMAKE := -G Ninja -S . -DLINTF_BUILD_OPS=OFF -DLINTF_BUILD_TESTS=ON \
   -DLINTF_WERROR=ON
 CTEST := --output-on-failure --no-tests=error --parallel $(JOBS)
 
-.PHONY: help demo test slow-test core-test lib lint format eval bench \
-  soak bazel-test sanitize clean distclean
+.PHONY: help demo test slow-test core-test emulated-test lib lint format eval \
+  bench soak bazel-test sanitize clean distclean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -53,6 +53,16 @@ core-test: $(STAMPS)/venv  ## Run the C++ tests alone
 	@cmake $(CORE_CMAKE) -B build/core > /dev/null
 	@cmake --build build/core
 	ctest --test-dir build/core $(CTEST)
+
+# The kernels of GPU ops run on the CPU, in place of the CPU's own.
+emulated-test: $(STAMPS)/lintf $(STAMPS)/data  ## Run GPU ops' tests without one
+	@cmake -G Ninja -S . -B build/emulated -DLINTF_BUILD_TESTS=ON \
+	  -DLINTF_CUDA=OFF -DLINTF_WERROR=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python > /dev/null
+	@cmake --build build/emulated --target lintf_ops_emulated
+	LINTF_OPS_LIBRARY=$(CURDIR)/build/emulated/_lintf_ops_emulated.so \
+	  $(BIN)/python -m pytest tests/ops tests/index tests/serving/update_test.py \
+	  $(ARGS)
 
 lib: $(STAMPS)/lintf  ## Build the op library and install lintf, editable
 	@$(BIN)/python -c 'from lintf.ops import _build_info as b; \

@@ -17,14 +17,14 @@
 #include "custom_ops/core/gpu_context.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor.h"
-#include "tensorflow/core/framework/types.h"
 
 namespace lintf {
 
+// What the kernels are registered for.
 #ifdef LINTF_GPU_EMULATOR
-inline constexpr const char* kGpuDevice = tensorflow::DEVICE_CPU;
+inline constexpr char kGpuDevice[] = "CPU";
 #else
-inline constexpr const char* kGpuDevice = tensorflow::DEVICE_GPU;
+inline constexpr char kGpuDevice[] = "GPU";
 #endif
 
 // Temporary tensors of one op. They may be freed when its Compute returns,
