@@ -82,7 +82,7 @@ __device__ __forceinline__ void MultiplyChunk(float (&sum)[4], const uint4& low,
 template <ElementType type, int parts, bool is_held, int unroll>
 __global__ void __launch_bounds__(kThreads, is_held&& unroll > 1 ? 1 : 2)
     ScanTensorKernel(const ScanTask task, int chunks, int query_tiles) {
-  constexpr int64_t kElementBytes = ElementSize(type);
+  constexpr int64_t kElementBytes = kUnitBytes / kUnitDims<type>;
   uint4* const fragments = reinterpret_cast<uint4*>(DynamicShared());
   const int num_fragments = query_tiles * parts * chunks * kWarpSize;
   __shared__ FloorScratch scratch;
