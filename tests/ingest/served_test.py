@@ -16,9 +16,10 @@ import trustme
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from lintf.index.index import Index
 from lintf.index.schema import Attribute, IndexSchema
 from lintf.index.served import ServedIndex
+from lintf.index.sharded import new_index
+from lintf.index.shards import Shards
 from lintf.ingest.file_log_writer import FileLogWriter
 from lintf.serving.client import Client, tls_credentials
 from tests.ingest import kafka_brokers
@@ -39,10 +40,13 @@ SCHEMA = IndexSchema(
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SavedModel without items."""
+def empty(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A SavedModel without items, of as many shards as its parameter says."""
     path = tmp_path_factory.mktemp("films") / "v"
-    index = Index(SCHEMA, 1000, log_partitions=PARTITIONS)
+    sharding = Shards(getattr(request, "param", 1))
+    index = new_index(SCHEMA, 1000, sharding, log_partitions=PARTITIONS)
     ServedIndex(index, k=10, max_update_rows=100).save(path)
     return path
 
@@ -159,6 +163,7 @@ def running(world: World) -> Iterator[servers.RunningServer]:
         yield server
 
 
+@pytest.mark.parametrize("empty", [1, 3], indirect=True)
 def test_from_a_file_log(world: World, running: servers.RunningServer) -> None:
     source = f"file:{world.folder / 'changes'}"
     client = Client(running.target, MODEL, timeout_s=60)
