@@ -3,10 +3,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
-#include <set>
-#include <string_view>
-#include <tuple>
 #include <utility>
 
 #include "custom_ops/core/filter_batch.h"
@@ -105,6 +101,80 @@ double LeafCost(const Leaf& leaf) {
   }
   return cost;
 }
+
+bool AreSame(const Leaf& a, const Leaf& b) {
+  return a.column.data == b.column.data && a.column.width == b.column.width &&
+         a.column.type == b.column.type && a.op == b.op && a.a == b.a &&
+         a.b == b.b && a.payload == b.payload;
+}
+
+uint64_t HashOf(const Leaf& leaf) {
+  uint64_t hash = 0;
+  const auto mix = [&](uint64_t value) {
+    hash = (hash ^ value) * 0x9E3779B97F4A7C15u;
+    hash ^= hash >> 32;
+  };
+  mix(reinterpret_cast<uintptr_t>(leaf.column.data));
+  mix(static_cast<uint64_t>(leaf.op));
+  mix(leaf.a);
+  mix(leaf.b);
+  for (const uint64_t value : leaf.payload) mix(value);
+  return hash;
+}
+
+// The distinct leaves of a group of masks, each with its slot: its place here.
+class SlotTable {
+ public:
+  explicit SlotTable(const std::vector<Node>& nodes) : nodes_(nodes) {
+    std::fill_n(slot_of_bucket_, kBuckets, -1);
+  }
+
+  // The slots of `leaves`; false, and nothing is added, if there is no room.
+  bool Add(const std::vector<int32_t>& leaves) {
+    const size_t before = leaves_.size();
+    for (const int32_t leaf : leaves) {
+      if (Find(leaf)) continue;
+      for (; leaves_.size() > before; leaves_.pop_back()) {
+        slot_of_bucket_[bucket_of_slot_[leaves_.size() - 1]] = -1;
+      }
+      return false;
+    }
+    return true;
+  }
+
+  // Sets the slot of a leaf; false if it would be one too many.
+  bool Find(int32_t leaf) {
+    const Leaf& wanted = nodes_[leaf].leaf;
+    uint64_t bucket = HashOf(wanted) % kBuckets;
+    for (; slot_of_bucket_[bucket] >= 0; bucket = (bucket + 1) % kBuckets) {
+      found_ = slot_of_bucket_[bucket];
+      if (AreSame(nodes_[leaves_[found_]].leaf, wanted)) return true;
+    }
+    if (leaves_.size() == kMaxFilterSlots) return false;
+    found_ = static_cast<int>(leaves_.size());
+    slot_of_bucket_[bucket] = found_;
+    bucket_of_slot_[found_] = bucket;
+    leaves_.push_back(leaf);
+    return true;
+  }
+
+  int SlotOf(int32_t leaf) {
+    Find(leaf);
+    return found_;
+  }
+
+  // By slot.
+  const std::vector<int32_t>& leaves() const { return leaves_; }
+
+ private:
+  static constexpr uint64_t kBuckets = 4 * kMaxFilterSlots;
+
+  const std::vector<Node>& nodes_;
+  std::vector<int32_t> leaves_;
+  int slot_of_bucket_[kBuckets];  // -1: none
+  uint64_t bucket_of_slot_[kMaxFilterSlots];
+  int found_ = -1;
+};
 
 }  // namespace
 
@@ -270,20 +340,6 @@ struct FilterCodeBuilder::Impl {
     if (node.type == NodeType::kLeaf) leaves->push_back(index);
     for (const int32_t child : node.children) ListLeaves(child, leaves);
   }
-
-  // The same for leaves that are the same.
-  static std::string KeyOf(const Leaf& leaf) {
-    const uint64_t head[] = {reinterpret_cast<uintptr_t>(leaf.column.data),
-                             static_cast<uint64_t>(leaf.column.width),
-                             static_cast<uint64_t>(leaf.column.type),
-                             static_cast<uint64_t>(leaf.op),
-                             leaf.a,
-                             leaf.b};
-    std::string key(reinterpret_cast<const char*>(head), sizeof(head));
-    key.append(reinterpret_cast<const char*>(leaf.payload.data()),
-               leaf.payload.size() * sizeof(uint64_t));
-    return key;
-  }
 };
 
 namespace {
@@ -302,31 +358,35 @@ class Writer {
 
   void End() { code_.steps.emplace_back(); }
 
-  // Column by column: `slots` are the leaves with their slots.
-  void WriteSlots(const std::vector<std::pair<int32_t, int>>& slots) {
-    // By column, in the order in which they come.
-    std::vector<std::vector<std::pair<int32_t, int>>> by_column;
-    std::map<std::tuple<const void*, int64_t, ColumnType>, size_t> place;
-    for (const auto& slot : slots) {
-      const Column& column = nodes_[slot.first].leaf.column;
-      const auto [entry, is_new] = place.try_emplace(
-          {column.data, column.width, column.type}, by_column.size());
-      if (is_new) by_column.emplace_back();
-      by_column[entry->second].push_back(slot);
+  // Column by column, in the order in which they come: the leaf of each slot.
+  void WriteSlots(const std::vector<int32_t>& leaves) {
+    std::vector<std::vector<int>> by_column;
+    for (size_t slot = 0; slot < leaves.size(); ++slot) {
+      const Column& column = nodes_[leaves[slot]].leaf.column;
+      const auto is_same = [&](const std::vector<int>& slots) {
+        const Column& other = nodes_[leaves[slots[0]]].leaf.column;
+        return other.data == column.data && other.width == column.width &&
+               other.type == column.type;
+      };
+      auto place = std::find_if(by_column.begin(), by_column.end(), is_same);
+      if (place == by_column.end()) {
+        place = by_column.emplace(place);
+      }
+      place->push_back(static_cast<int>(slot));
     }
-    for (const auto& of_column : by_column) {
-      const Column& column = nodes_[of_column[0].first].leaf.column;
+    for (const std::vector<int>& slots : by_column) {
+      const Column& column = nodes_[leaves[slots[0]]].leaf.column;
       std::vector<uint64_t> payloads;
-      for (const auto& slot : of_column) {
-        payloads.push_back(AddPayload(nodes_[slot.first].leaf.payload));
+      for (const int slot : slots) {
+        payloads.push_back(AddPayload(nodes_[leaves[slot]].leaf.payload));
       }
       for (int64_t value = 0; value < column.width; ++value) {
         Load(column, value);
-        for (size_t i = 0; i < of_column.size(); ++i) {
-          FilterStep step = LeafStep(nodes_[of_column[i].first].leaf);
+        for (size_t i = 0; i < slots.size(); ++i) {
+          FilterStep step = LeafStep(nodes_[leaves[slots[i]]].leaf);
           step.c = payloads[i];
           step.merge = value == 0 ? FilterMerge::kStore : FilterMerge::kStoreOr;
-          step.number = static_cast<uint32_t>(of_column[i].second);
+          step.number = static_cast<uint32_t>(slots[i]);
           code_.steps.push_back(step);
         }
       }
@@ -334,13 +394,12 @@ class Writer {
     Forget();
   }
 
-  // A mask from slots, `slot_of_leaf` by node.
-  void WriteFromSlots(int32_t mask, int32_t root,
-                      const std::map<int32_t, int>& slot_of_leaf) {
-    slot_of_leaf_ = &slot_of_leaf;
+  // A mask whose leaves are in slots.
+  void WriteFromSlots(int32_t mask, int32_t root, SlotTable* slots) {
+    slots_ = slots;
     Push(root);
     Output(mask, root);
-    slot_of_leaf_ = nullptr;
+    slots_ = nullptr;
   }
 
  private:
@@ -414,7 +473,7 @@ class Writer {
         break;
       }
       case NodeType::kLeaf:
-        if (slot_of_leaf_ != nullptr) {
+        if (slots_ != nullptr) {
           AddSlots({{index, negate}}, false, merge);
         } else {
           WriteLeaf(node.leaf, negate, merge);
@@ -459,7 +518,7 @@ class Writer {
     const bool is_any = (node.type == NodeType::kAny) != negate;
     const FilterMerge own = is_any ? FilterMerge::kOr : FilterMerge::kAnd;
     FilterMerge next = FilterMerge::kPush;
-    if (slot_of_leaf_ != nullptr) {
+    if (slots_ != nullptr) {
       // Chains first: they take most of the stack.
       std::vector<std::pair<int32_t, bool>> leaves;
       for (const int32_t child : node.children) {
@@ -508,7 +567,7 @@ class Writer {
     step.number = static_cast<uint32_t>(leaves.size());
     for (size_t i = 0; i < leaves.size(); ++i) {
       const uint64_t slot =
-          static_cast<uint64_t>(slot_of_leaf_->at(leaves[i].first));
+          static_cast<uint64_t>(slots_->SlotOf(leaves[i].first));
       (i < 8 ? step.a : step.b) |= slot << (8 * (i % 8));
       step.c |= static_cast<uint64_t>(leaves[i].second) << i;
     }
@@ -518,7 +577,7 @@ class Writer {
   const std::vector<Node>& nodes_;
   FilterCode& code_;
   Column loaded_;
-  const std::map<int32_t, int>* slot_of_leaf_ = nullptr;
+  SlotTable* slots_ = nullptr;
 };
 
 }  // namespace
@@ -584,42 +643,26 @@ FilterCode FilterCodeBuilder::Build() const {
   const int32_t num_masks = static_cast<int32_t>(impl.roots.size());
   FilterCode code;
   Writer writer(impl.nodes, &code);
+  std::vector<int32_t> leaves;
   for (int32_t first = 0; first < num_masks;) {
     // As many masks as have slots for their leaves.
-    std::map<std::string, int> slot_of_key;
-    std::map<int32_t, int> slot_of_leaf;
-    std::vector<std::pair<int32_t, int>> slots;
+    SlotTable slots(impl.nodes);
     int32_t end = first;
     for (; end < num_masks; ++end) {
-      std::vector<int32_t> leaves;
+      leaves.clear();
       impl.ListLeaves(impl.roots[end], &leaves);
-      std::vector<std::pair<int32_t, std::string>> keys;
-      std::set<std::string_view> added;
-      for (const int32_t leaf : leaves) {
-        keys.emplace_back(leaf, Impl::KeyOf(impl.nodes[leaf].leaf));
-      }
-      for (const auto& [leaf, key] : keys) {
-        if (slot_of_key.count(key) == 0) added.insert(key);
-      }
-      if (slot_of_key.size() + added.size() > kMaxFilterSlots) break;
-      for (auto& [leaf, key] : keys) {
-        const auto [entry, is_new] = slot_of_key.try_emplace(
-            std::move(key), static_cast<int>(slot_of_key.size()));
-        if (is_new) slots.emplace_back(leaf, entry->second);
-        slot_of_leaf[leaf] = entry->second;
-      }
+      if (!slots.Add(leaves)) break;
     }
     if (end - first <= 1) {
       writer.WriteMask(first, impl.roots[first]);
       ++first;
       continue;
     }
-    code.slots = std::max(code.slots, static_cast<int>(slots.size()));
-    writer.WriteSlots(slots);
-    for (int32_t mask = first; mask < end; ++mask) {
-      writer.WriteFromSlots(mask, impl.roots[mask], slot_of_leaf);
+    code.slots = std::max(code.slots, static_cast<int>(slots.leaves().size()));
+    writer.WriteSlots(slots.leaves());
+    for (; first < end; ++first) {
+      writer.WriteFromSlots(first, impl.roots[first], &slots);
     }
-    first = end;
   }
   writer.End();
   return code;
