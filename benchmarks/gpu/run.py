@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--emulator", action="store_true")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--limit", type=float, default=180, help="seconds")
-    parser.add_argument("cases", nargs="*", default=list(CASES))
+    parser.add_argument("--cases", nargs="+", default=list(CASES))
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + options.limit
     card = HostCard() if options.emulator else TorchCard()
