@@ -12,7 +12,9 @@ import yaml
 from export import bootstrap, snapshot
 from export.errors import JobError
 from export.parse import ConfigError
+from lintf.index import restore
 from lintf.index.schema import Quantization
+from lintf.index.shards import Shards
 from lintf.ingest.file_log import FileLog
 from lintf.ingest.file_log_writer import FileLogWriter
 from lintf.ingest.source import LogTruncatedError
@@ -122,6 +124,25 @@ def test_like_an_earlier_version(tmp_path, writer):
     found = answers["lookup"]["found"].tolist()
     assert 0 < sum(found) < live.ROWS + 8
     assert {i for i, there in enumerate(found) if there} <= keys
+
+
+def test_in_shards(tmp_path, writer):
+    for i in range(40):
+        _append(writer, f"item {i}", embedding=[float(i)] * live.DIM)
+    path = _bootstrap(tmp_path, config=_config(tmp_path, shards=2))
+    assert restore.sharding_of(path) == Shards(2)
+    with live.Served(path) as served:
+        stats = served.stats()
+        assert stats["live_rows"] == stats["shard_live_rows"].sum() == 40
+    # One that is to be like it has as many, unless its config says otherwise.
+    like = _bootstrap(tmp_path, like=path)
+    assert restore.sharding_of(like) == Shards(2)
+    whole = _bootstrap(tmp_path, like=path, config=_config(tmp_path, shards=1))
+    assert restore.sharding_of(whole) == Shards()
+    with live.Served(whole) as served:
+        assert served.stats()["live_rows"] == 40
+    with pytest.raises(ConfigError, match="shards: `count` must be"):
+        _config(tmp_path, shards=0)
 
 
 def test_log_that_has_lost_its_beginning(tmp_path, writer):

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lintf.index.index import Index
 from lintf.index.schema import IndexSchema, infer_attribute
 from lintf.index.served import ServedIndex
+from lintf.index.sharded import new_index
+from lintf.index.shards import Shards
 from lintf.ingest.file_log import FileLog
 from lintf.ingest.file_log_writer import FileLogWriter
 from lintf.ingest.records import JsonDecoder, skip, to_change
@@ -20,6 +21,7 @@ from tests.serving.servers import predict_request
 
 DIM, PARTITIONS, ROWS = 6, 2, 30
 GENRES = ["drama", "noir", "war"]
+IN_ONE_PIECE = Shards()
 
 
 class Tower(tf.Module):
@@ -56,11 +58,14 @@ def schema(**fields: Any) -> IndexSchema:
 def served(
     capacity: int = ROWS + 10,
     offsets: tuple[int, ...] = (-1, -1),
+    sharding: Shards = IN_ONE_PIECE,
     **fields: Any,
 ) -> ServedIndex:
     """An index of `ROWS` items that has seen the log up to some offsets."""
     rng = np.random.default_rng(2)
-    index = Index(schema(**fields), capacity, log_partitions=PARTITIONS)
+    index = new_index(
+        schema(**fields), capacity, sharding, log_partitions=PARTITIONS
+    )
     index.append(
         item_ids(index.schema, range(ROWS)),
         rng.standard_normal((ROWS, DIM)).astype(np.float32),

@@ -9,7 +9,9 @@ import pytest
 
 from export import publish, snapshot
 from export.errors import JobError
+from lintf.index import restore
 from lintf.index.schema import Quantization
+from lintf.index.shards import Shards
 from lintf.ingest.file_log import FileLog
 from lintf.ingest.file_log_writer import FileLogWriter
 from lintf.ingest.source import LogTruncatedError
@@ -77,8 +79,9 @@ def _actual(path):
         {},
         {"id_dtype": "string", "metric": "cosine", "dtype": "int8"},
         {"dtype": "none", "quantization": CODES},
+        {"id_dtype": "string", "quantization": CODES, "sharding": Shards(3)},
     ],
-    ids=["plain", "strings_int8", "codes"],
+    ids=["plain", "strings_int8", "codes", "shards"],
 )
 def test_snapshot_equals_a_served_version(base, writer, fields):
     live.publish_first(base, **fields)
@@ -101,6 +104,28 @@ def test_snapshot_equals_a_served_version(base, writer, fields):
         with FileLog(base.parents[1] / "log") as log:
             served.apply(log)
         assert served.offsets() == [writer.next_offset(p) - 1 for p in (0, 1)]
+
+
+def test_snapshots_keep_shards_and_their_devices(base, writer):
+    sharding = Shards(4, ("CPU:0", "CPU:1"))
+    live.publish_first(base, sharding=sharding)
+    live.append_random(writer, 100)
+    wanted, offsets = _expected(base)
+    path = _snapshot(base, writer, capacity=100)
+    answers, found = _actual(path)
+    live.assert_same(wanted, answers)
+    assert found == offsets
+    assert restore.sharding_of(path) == sharding
+    with live.Served(path) as served:
+        stats = served.stats()
+    assert stats["capacity"] == 100
+    each = sharding.capacity_of_each(100)
+    assert stats["shard_capacity"].tolist() == [[each] * 4]
+    # There is nothing new.
+    assert _snapshot(base, writer) == path
+    with pytest.raises(JobError, match="or one of its shards, has no row left"):
+        live.append_random(writer, 300, items=500)
+        _snapshot(base, writer)
 
 
 def test_snapshots_of_snapshots(base, writer, first):
