@@ -75,12 +75,34 @@ struct FloorScratch {
   uint32_t in_bin;
 };
 
+// Counts a key's digit, for a whole warp at once: `is_counted` says which lanes
+// have one. Keys that are compared share their first digits, so lanes that
+// have the same digit count as one: shared memory would take them one by one.
+__device__ __forceinline__ void CountDigit(uint32_t digit, bool is_counted,
+                                           uint32_t* bins) {
+  constexpr int kRounds = 2;
+  for (int round = 0; round < kRounds; ++round) {
+    const unsigned left = __ballot_sync(kWarp, is_counted);
+    if (left == 0) return;
+    const int leader = __ffs(static_cast<int>(left)) - 1;
+    const uint32_t first = __shfl_sync(kWarp, digit, leader);
+    const bool is_same = is_counted && digit == first;
+    const unsigned same = __ballot_sync(kWarp, is_same);
+    if (static_cast<int>(threadIdx.x) % kWarpSize == leader) {
+      atomicAdd(&bins[first], static_cast<uint32_t>(__popc(same)));
+    }
+    is_counted = is_counted && !is_same;
+  }
+  if (is_counted) atomicAdd(&bins[digit], 1u);
+}
+
 // A number that at least `k` keys are not below, and at most `enough` (>= k)
 // keys where that can be had: digits are fixed from the top until it is so.
 // With `enough` == k it is the k-th greatest key. There are at least k keys,
-// k >= 1, and `for_each(f)` calls f with this thread's share of them. All
-// threads of the block take part and get the result; `num_kept`, if not null,
-// gets how many keys are not below it.
+// k >= 1. `for_each(f)` goes over this thread's share of them, and calls
+// f(key, is_one) with all lanes of a warp together, whether or not there is a
+// key for each. All threads of the block take part and get the result;
+// `num_kept`, if not null, gets how many keys are not below it.
 template <int threads, typename ForEach>
 __device__ uint64_t FindFloor(const ForEach& for_each, uint32_t k,
                               uint32_t enough, FloorScratch* scratch,
@@ -100,12 +122,12 @@ __device__ uint64_t FindFloor(const ForEach& for_each, uint32_t k,
     const int next = shift - bits;
     for (int i = thread; i < kBins; i += threads) scratch->bins[i] = 0;
     __syncthreads();
-    for_each([&](uint64_t key) {
+    for_each([&](uint64_t key, bool is_one) {
       // A shift by 64 is none.
-      if (shift < 64 && (key >> shift) != (floor >> shift)) return;
-      const uint32_t digit =
-          static_cast<uint32_t>(key >> next) & ((1u << bits) - 1);
-      atomicAdd(&scratch->bins[digit], 1u);
+      const bool is_counted =
+          is_one && (shift == 64 || key >> shift == floor >> shift);
+      CountDigit(static_cast<uint32_t>(key >> next) & ((1u << bits) - 1),
+                 is_counted, scratch->bins);
     });
     __syncthreads();
     // Thread 0 has the greatest digits: how many keys are above each thread's.
@@ -151,7 +173,10 @@ __device__ uint32_t CutRegion(uint64_t* keys, uint32_t count, uint32_t k,
                               uint32_t enough, FloorScratch* scratch,
                               uint64_t* floor) {
   const auto for_each = [&](auto&& f) {
-    for (uint32_t i = threadIdx.x; i < count; i += threads) f(keys[i]);
+    for (uint32_t begin = 0; begin < count; begin += threads) {
+      const uint32_t i = begin + threadIdx.x;
+      f(i < count ? keys[i] : 0, i < count);
+    }
   };
   *floor = FindFloor<threads>(for_each, k, enough, scratch, nullptr);
   if (threadIdx.x == 0) scratch->in_bin = 0;

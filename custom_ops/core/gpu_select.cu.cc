@@ -11,20 +11,43 @@
 namespace lintf::gpu {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 1024;
 constexpr int kFillThreads = 256;
 
-// Calls f with this thread's share of a query's candidates: a warp goes over
-// the regions of one block after another.
+// Calls f(key, is_one) with this thread's share of a query's candidates, for
+// all lanes of a warp together: a warp goes over the regions of one block after
+// another. Keys come from memory, a few of a lane at a time.
 template <typename F>
 __device__ void ForEachCandidate(const Regions& regions, int64_t query, F&& f) {
   constexpr int kWarps = kThreads / kWarpSize;
+  constexpr int kAtOnce = 4;
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
-  for (int64_t block = warp; block < regions.num_blocks; block += kWarps) {
-    const uint64_t* const keys = regions.KeysOf(query, block);
-    const uint32_t count = *regions.CountOf(query, block);
-    for (uint32_t i = lane; i < count; i += kWarpSize) f(keys[i]);
+  for (int64_t first = warp; first < regions.num_blocks;
+       first += kWarps * kWarpSize) {
+    // The counts of the next regions, one a lane.
+    const int64_t own = first + lane * kWarps;
+    const uint32_t own_count =
+        own < regions.num_blocks ? *regions.CountOf(query, own) : 0;
+    for (int r = 0; r < kWarpSize; ++r) {
+      const int64_t block = first + r * kWarps;
+      if (block >= regions.num_blocks) break;
+      const uint64_t* const keys = regions.KeysOf(query, block);
+      const uint32_t count = __shfl_sync(kWarp, own_count, r);
+      for (uint32_t begin = 0; begin < count; begin += kAtOnce * kWarpSize) {
+        uint64_t loaded[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const uint32_t at = begin + i * kWarpSize + lane;
+          loaded[i] = at < count ? keys[at] : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          if (begin + i * kWarpSize >= count) break;
+          f(loaded[i], begin + i * kWarpSize + lane < count);
+        }
+      }
+    }
   }
 }
 
@@ -44,7 +67,7 @@ __device__ uint32_t CountCandidates(const Regions& regions, int64_t query,
   return total;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     FindThresholdsKernel(Regions regions, uint32_t k, uint64_t* thresholds) {
   __shared__ FloorScratch scratch;
   for (int64_t q = blockIdx.x; q < regions.num_queries; q += gridDim.x) {
@@ -64,7 +87,8 @@ __device__ void SortShared(uint64_t* keys, int size) {
   for (int width = 2; width <= size; width *= 2) {
     for (int step = width / 2; step > 0; step /= 2) {
       for (int i = threadIdx.x; i < size / 2; i += kThreads) {
-        const int low = 2 * step * (i / step) + i % step;
+        // i with a 0 put in where `step` has its bit.
+        const int low = ((i & -step) << 1) | (i & (step - 1));
         const int high = low + step;
         const bool descending = (low & width) == 0;
         const uint64_t a = keys[low];
@@ -98,7 +122,7 @@ __device__ void WriteResult(uint64_t key, int64_t query, int64_t slot,
       is_real ? RowOf(rows, query, KeyPlace(key)) : -1;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     SelectBestKernel(Regions regions, int64_t k, PlaceRows rows,
                      KnnOutput output) {
   uint64_t* const sorted = reinterpret_cast<uint64_t*>(DynamicShared());
@@ -119,8 +143,8 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x == 0) scratch.in_bin = 0;
     for (int i = threadIdx.x; i < size; i += kThreads) sorted[i] = 0;
     __syncthreads();
-    for_each([&](uint64_t key) {
-      if (key >= floor) sorted[atomicAdd(&scratch.in_bin, 1u)] = key;
+    for_each([&](uint64_t key, bool is_one) {
+      if (is_one && key >= floor) sorted[atomicAdd(&scratch.in_bin, 1u)] = key;
     });
     __syncthreads();
     SortShared(sorted, size);
