@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A warp scores a block of 64 rows at a time, two rows a lane: each word of
-// their codes is one load of 16 bytes. Blocks without a row that passes are
-// not read.
+// their codes is one load of 16 bytes. Where neither row of a lane passes
+// nothing is loaded: of a filtered table as many sectors are read as hold a
+// row that passes.
 #include "custom_ops/core/gpu_code_knn_scores.h"
 
 #include <algorithm>
@@ -43,6 +44,11 @@ __device__ __forceinline__ uint64_t MaskOf(const Arguments& arguments,
   const int32_t mask = input.mask_of_query[query];
   if (mask >= 0) return input.masks[mask * input.mask_stride + block];
   return left >= kCodeBlockRows ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+}
+
+// Whether one of the lane's two rows is in the mask.
+__device__ __forceinline__ bool IsWanted(uint64_t mask) {
+  return (mask >> (threadIdx.x % kWarpSize * 2) & 3) != 0;
 }
 
 // Writes a lane's scores of rows 2 * lane and 2 * lane + 1 of a block.
@@ -156,7 +162,9 @@ __global__ __launch_bounds__(kThreads) void SymmetricKernel(
       for (int u = 0; u < kUnroll; ++u) {
 #pragma unroll
         for (int w = 0; w < kHeld; ++w) {
-          if (masks[u] != 0) pairs[u][w] = LoadPair(arguments, block + u, w);
+          if (IsWanted(masks[u])) {
+            pairs[u][w] = LoadPair(arguments, block + u, w);
+          }
         }
       }
     }
@@ -165,7 +173,7 @@ __global__ __launch_bounds__(kThreads) void SymmetricKernel(
       if (block + u >= num_blocks) break;
       uint32_t first[kQueries] = {};
       uint32_t second[kQueries] = {};
-      if (masks[u] != 0) {
+      if (IsWanted(masks[u])) {
         if (kWords != 0) {
 #pragma unroll
           for (int w = 0; w < kHeld; ++w) {
@@ -229,7 +237,7 @@ __global__ __launch_bounds__(kThreads) void AsymmetricKernel(
     const uint64_t mask = MaskOf(arguments, query, block);
     uint32_t first = 0;
     uint32_t second = 0;
-    if (mask != 0) {
+    if (IsWanted(mask)) {
 #pragma unroll 2
       for (int64_t w = 0; w < input.words; ++w) {
         const uint4 pair = LoadPair(arguments, block, w);
