@@ -13,7 +13,9 @@ import tensorflow as tf
 from tensorflow.core.framework import op_def_pb2
 from tensorflow.python.framework import op_def_registry
 
-# Names another library file, for those who build it elsewhere.
+# Names another library file, for those who build it elsewhere. Tests set it to
+# _lintf_ops_emulated.so (the CMake target lintf_ops_emulated), in which the
+# kernels of GPU ops run on the CPU, in place of the CPU's own.
 LIBRARY_VARIABLE = "LINTF_OPS_LIBRARY"
 
 _LIBRARY = "_lintf_ops.so"
@@ -25,6 +27,7 @@ _OPS = (
     "Lintf>IndexHandle",
     "Lintf>IndexStats",
     "Lintf>InvalidateIndex",
+    "Lintf>LogOffsets",
     "Lintf>Lookup",
     "Lintf>MaskedKnn",
     "Lintf>PlannerCosts",
@@ -33,6 +36,7 @@ _OPS = (
     "Lintf>Retrieve",
     "Lintf>SearchCounts",
     "Lintf>SignOporp",
+    "Lintf>Update",
 )
 _HOW_TO_BUILD = (
     "build and install it with `pip install .` in a checkout of lintf"

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """An index of a few rows with a column of every type, for the op tests."""
 
+import os
+
 import numpy as np
 import tensorflow as tf
 
 from lintf import ops
+from lintf.ops import library
+
+# Whether the kernels of GPU ops, run by the CPU, are what is tested.
+EMULATED = "emulated" in os.path.basename(library.library_path())
 
 COLUMN_DTYPES = (
     "int8",
