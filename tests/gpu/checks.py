@@ -357,9 +357,10 @@ def _knn_cases(setting: Setting) -> Iterator[tuple[int, int, int, int]]:
     """Yields rows, dim, queries and k."""
     yield 1, 8, 1, 1
     yield 63, 32, 3, 70
-    yield 1000, 64, 5, 17
-    yield 777, 24, 17, 100
+    yield 400, 24, 17, 33
     if setting.large:
+        yield 1000, 64, 5, 17
+        yield 777, 24, 17, 100
         yield 20_011, 128, 1, 2000
         yield 50_000, 100, 33, 10
         yield 100_003, 128, 16, 100
