@@ -18,8 +18,10 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kNibblesOfWord = 16;
 constexpr int kNibbleValues = 16;
-// Queries that share a load of the codes.
-constexpr int kQueryGroup = 4;
+// Queries that share a load of codes that a thread holds as a whole, and of
+// others.
+constexpr int64_t kHeldQueries = 16;
+constexpr int kStreamedQueries = 4;
 // A block's counts go to shared memory if they take no more.
 constexpr int64_t kMaxCountBytes = 48 << 10;
 
@@ -29,6 +31,7 @@ inline constexpr int kBlocksTogether = kWords == 1 ? 4 : (kWords == 2 ? 2 : 1);
 
 struct Arguments {
   CodeScoreInput input;
+  int64_t queries_together;  // of a block
   int64_t row_stride;
   void* scores;
   uint32_t* histogram;
@@ -122,14 +125,136 @@ __device__ __forceinline__ void FlushCounts(const Arguments& arguments,
   }
 }
 
-// Queries blockIdx.y * kQueries and on. kWords = 0: as the input says.
-template <int kQueries, int kWords, typename Score>
-__global__ __launch_bounds__(kThreads) void SymmetricKernel(
+// a + b + c = sum + 2 * carry, bit by bit.
+struct BitSum {
+  uint32_t sum;
+  uint32_t carry;
+};
+__device__ __forceinline__ BitSum AddBits(uint32_t a, uint32_t b, uint32_t c) {
+  return {a ^ b ^ c, (a & b) | (a & c) | (b & c)};
+}
+
+__device__ __forceinline__ uint32_t CountBits(const uint32_t (&x)[2]) {
+  return __popc(x[0]) + __popc(x[1]);
+}
+// Counting bits takes four times as long as an operation on them, so that
+// words are first added bit by bit.
+__device__ __forceinline__ uint32_t CountBits(const uint32_t (&x)[4]) {
+  const BitSum ones = AddBits(x[0], x[1], x[2]);
+  return __popc(ones.sum) + __popc(x[3]) + 2 * __popc(ones.carry);
+}
+__device__ __forceinline__ uint32_t CountBits(const uint32_t (&x)[8]) {
+  const BitSum a = AddBits(x[0], x[1], x[2]);
+  const BitSum b = AddBits(x[3], x[4], x[5]);
+  const BitSum c = AddBits(x[6], x[7], a.sum);
+  const BitSum twos = AddBits(a.carry, b.carry, c.carry);
+  return __popc(b.sum) + __popc(c.sum) + 2 * __popc(twos.sum) +
+         4 * __popc(twos.carry);
+}
+__device__ __forceinline__ uint32_t CountBits(const uint32_t (&x)[16]) {
+  const BitSum a = AddBits(x[0], x[1], x[2]);
+  const BitSum b = AddBits(x[3], x[4], x[5]);
+  const BitSum c = AddBits(x[6], x[7], x[8]);
+  const BitSum d = AddBits(x[9], x[10], x[11]);
+  const BitSum e = AddBits(x[12], x[13], x[14]);
+  const BitSum f = AddBits(a.sum, b.sum, c.sum);
+  const BitSum g = AddBits(d.sum, e.sum, x[15]);
+  const BitSum h = AddBits(a.carry, b.carry, c.carry);
+  const BitSum i = AddBits(d.carry, e.carry, f.carry);
+  const BitSum twos = AddBits(h.sum, i.sum, g.carry);
+  const BitSum fours = AddBits(h.carry, i.carry, twos.carry);
+  return __popc(f.sum) + __popc(g.sum) + 2 * __popc(twos.sum) +
+         4 * __popc(fours.sum) + 8 * __popc(fours.carry);
+}
+
+// The queries blockIdx.y * queries_together and on. A thread holds the codes
+// of its rows, for all of them.
+template <int kWords, typename Score>
+__global__ __launch_bounds__(kThreads) void HeldKernel(
     const __grid_constant__ Arguments arguments) {
   constexpr int kUnroll = kBlocksTogether<kWords>;
-  constexpr int kHeld = kWords == 0 ? 1 : kWords;
   const CodeScoreInput& input = arguments.input;
-  const int64_t words = kWords == 0 ? input.words : kWords;
+  const int64_t first_query =
+      static_cast<int64_t>(blockIdx.y) * arguments.queries_together;
+  const int64_t left = input.num_queries - first_query;
+  const int num_queries = static_cast<int>(
+      left < arguments.queries_together ? left : arguments.queries_together);
+  uint64_t* const queries = reinterpret_cast<uint64_t*>(DynamicShared());
+  uint32_t* const counts = reinterpret_cast<uint32_t*>(
+      queries + arguments.queries_together * kWords);
+  for (int i = threadIdx.x; i < num_queries * kWords; i += kThreads) {
+    queries[i] = input.queries.codes[first_query * kWords + i];
+  }
+  ClearCounts(counts, int64_t{num_queries} * arguments.num_scores);
+  __syncthreads();
+
+  const int64_t num_blocks = arguments.row_stride / kCodeBlockRows;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps * kUnroll;
+  for (int64_t block = (static_cast<int64_t>(blockIdx.x) * kWarps +
+                        threadIdx.x / kWarpSize) *
+                       kUnroll;
+       block < num_blocks; block += step) {
+    uint64_t masks[kUnroll];  // of all queries together
+    uint4 pairs[kUnroll][kWords];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) masks[u] = 0;
+#pragma unroll 1
+    for (int q = 0; q < num_queries; ++q) {
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        masks[u] |= MaskOf(arguments, first_query + q, block + u);
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (IsWanted(masks[u])) {
+#pragma unroll
+        for (int w = 0; w < kWords; ++w) {
+          pairs[u][w] = LoadPair(arguments, block + u, w);
+        }
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (block + u >= num_blocks) break;
+#pragma unroll 1
+      for (int q = 0; q < num_queries; ++q) {
+        uint32_t first = 0;
+        uint32_t second = 0;
+        if (IsWanted(masks[u])) {
+          uint32_t first_bits[2 * kWords];
+          uint32_t second_bits[2 * kWords];
+#pragma unroll
+          for (int w = 0; w < kWords; ++w) {
+            const uint64_t query = queries[q * kWords + w];
+            const uint32_t low = static_cast<uint32_t>(query);
+            const uint32_t high = static_cast<uint32_t>(query >> 32);
+            first_bits[2 * w] = pairs[u][w].x ^ low;
+            first_bits[2 * w + 1] = pairs[u][w].y ^ high;
+            second_bits[2 * w] = pairs[u][w].z ^ low;
+            second_bits[2 * w + 1] = pairs[u][w].w ^ high;
+          }
+          first = CountBits(first_bits);
+          second = CountBits(second_bits);
+        }
+        const uint64_t mask =
+            num_queries == 1 ? masks[u]
+                             : MaskOf(arguments, first_query + q, block + u);
+        FinishPair<Score>(arguments, first_query + q, block + u, mask, first,
+                          second, counts + q * arguments.num_scores);
+      }
+    }
+  }
+  __syncthreads();
+  FlushCounts(arguments, counts, first_query, num_queries);
+}
+
+// The queries blockIdx.y * kQueries and on; codes of any length.
+template <int kQueries, typename Score>
+__global__ __launch_bounds__(kThreads) void StreamedKernel(
+    const __grid_constant__ Arguments arguments) {
+  const CodeScoreInput& input = arguments.input;
+  const int64_t words = input.words;
   uint64_t* const queries = reinterpret_cast<uint64_t*>(DynamicShared());
   uint32_t* const counts =
       reinterpret_cast<uint32_t*>(queries + kQueries * words);
@@ -142,67 +267,34 @@ __global__ __launch_bounds__(kThreads) void SymmetricKernel(
   __syncthreads();
 
   const int64_t num_blocks = arguments.row_stride / kCodeBlockRows;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps * kUnroll;
-  for (int64_t block = (static_cast<int64_t>(blockIdx.x) * kWarps +
-                        threadIdx.x / kWarpSize) *
-                       kUnroll;
-       block < num_blocks; block += step) {
-    uint64_t masks[kUnroll];  // of the only query, or of all together
-    uint4 pairs[kUnroll][kHeld];
+  for (int64_t block =
+           static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
+       block < num_blocks; block += static_cast<int64_t>(gridDim.x) * kWarps) {
+    uint64_t masks[kQueries];
+    uint64_t any = 0;
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      masks[u] = 0;
-#pragma unroll
-      for (int q = 0; q < kQueries; ++q) {
-        masks[u] |= MaskOf(arguments, first_query + q, block + u);
-      }
+    for (int q = 0; q < kQueries; ++q) {
+      masks[q] = MaskOf(arguments, first_query + q, block);
+      any |= masks[q];
     }
-    if (kWords != 0) {
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-#pragma unroll
-        for (int w = 0; w < kHeld; ++w) {
-          if (IsWanted(masks[u])) {
-            pairs[u][w] = LoadPair(arguments, block + u, w);
-          }
-        }
-      }
-    }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (block + u >= num_blocks) break;
-      uint32_t first[kQueries] = {};
-      uint32_t second[kQueries] = {};
-      if (IsWanted(masks[u])) {
-        if (kWords != 0) {
-#pragma unroll
-          for (int w = 0; w < kHeld; ++w) {
-#pragma unroll
-            for (int q = 0; q < kQueries; ++q) {
-              AddMatches(pairs[u][w], queries[q * kHeld + w], &first[q],
-                         &second[q]);
-            }
-          }
-        } else {
+    uint32_t first[kQueries] = {};
+    uint32_t second[kQueries] = {};
+    if (IsWanted(any)) {
 #pragma unroll 4
-          for (int64_t w = 0; w < words; ++w) {
-            const uint4 pair = LoadPair(arguments, block + u, w);
+      for (int64_t w = 0; w < words; ++w) {
+        const uint4 pair = LoadPair(arguments, block, w);
 #pragma unroll
-            for (int q = 0; q < kQueries; ++q) {
-              AddMatches(pair, queries[q * words + w], &first[q], &second[q]);
-            }
-          }
+        for (int q = 0; q < kQueries; ++q) {
+          AddMatches(pair, queries[q * words + w], &first[q], &second[q]);
         }
       }
+    }
 #pragma unroll
-      for (int q = 0; q < kQueries; ++q) {
-        const int64_t query = first_query + q;
-        if (query >= input.num_queries) break;
-        const uint64_t mask =
-            kQueries == 1 ? masks[u] : MaskOf(arguments, query, block + u);
-        FinishPair<Score>(arguments, query, block + u, mask, first[q],
-                          second[q], counts + q * arguments.num_scores);
-      }
+    for (int q = 0; q < kQueries; ++q) {
+      const int64_t query = first_query + q;
+      if (query >= input.num_queries) break;
+      FinishPair<Score>(arguments, query, block, masks[q], first[q], second[q],
+                        counts + q * arguments.num_scores);
     }
   }
   __syncthreads();
@@ -260,10 +352,11 @@ __global__ __launch_bounds__(kThreads) void AsymmetricKernel(
 }
 
 void LaunchScores(void (*kernel)(Arguments), const Arguments& arguments,
-                  int64_t queries_together, int64_t blocks_together,
-                  int64_t shared_bytes, Context* context) {
+                  int64_t blocks_together, int64_t shared_bytes,
+                  Context* context) {
   const int64_t groups =
-      (arguments.input.num_queries + queries_together - 1) / queries_together;
+      (arguments.input.num_queries + arguments.queries_together - 1) /
+      arguments.queries_together;
   const int64_t warps_of_rows =
       (arguments.row_stride / kCodeBlockRows + blocks_together - 1) /
       blocks_together;
@@ -276,23 +369,30 @@ void LaunchScores(void (*kernel)(Arguments), const Arguments& arguments,
          kThreads, shared_bytes, arguments);
 }
 
-template <int kQueries, int kWords, typename Score>
-void ScoreSymmetric(const Arguments& arguments, Context* context) {
-  const int64_t shared_bytes = kQueries * (arguments.input.words * int64_t{8} +
-                                           arguments.num_scores * int64_t{4});
-  LaunchScores(SymmetricKernel<kQueries, kWords, Score>, arguments, kQueries,
-               kBlocksTogether<kWords>, shared_bytes, context);
+// What a block of a symmetric search has in shared memory for each query.
+int64_t SymmetricBytes(const Arguments& arguments) {
+  return arguments.input.words * int64_t{8} + arguments.num_scores * int64_t{4};
 }
 
 template <int kWords, typename Score>
-void ScoreSymmetric(const Arguments& arguments, Context* context) {
-  const bool fits =
-      int64_t{arguments.num_scores} * 4 * kQueryGroup <= kMaxCountBytes;
-  if (arguments.input.num_queries > 1 && fits) {
-    ScoreSymmetric<kQueryGroup, kWords, Score>(arguments, context);
-  } else {
-    ScoreSymmetric<1, kWords, Score>(arguments, context);
-  }
+void ScoreHeld(Arguments arguments, Context* context) {
+  const int64_t query_bytes = SymmetricBytes(arguments);
+  arguments.queries_together =
+      std::min({arguments.input.num_queries, kHeldQueries,
+                kMaxCountBytes / query_bytes});
+  LaunchScores(HeldKernel<kWords, Score>, arguments, kBlocksTogether<kWords>,
+               arguments.queries_together * query_bytes, context);
+}
+
+template <typename Score>
+void ScoreStreamed(Arguments arguments, Context* context) {
+  const int64_t query_bytes = SymmetricBytes(arguments);
+  const bool several = arguments.input.num_queries > 1 &&
+                       query_bytes * kStreamedQueries <= kMaxCountBytes;
+  arguments.queries_together = several ? kStreamedQueries : 1;
+  LaunchScores(several ? StreamedKernel<kStreamedQueries, Score>
+                       : StreamedKernel<1, Score>,
+               arguments, 1, arguments.queries_together * query_bytes, context);
 }
 
 }  // namespace
@@ -302,6 +402,7 @@ void ScoreCodes(const CodeScoreInput& input, int64_t row_stride,
   if (row_stride == 0 || input.num_queries == 0) return;
   Arguments arguments;
   arguments.input = input;
+  arguments.queries_together = 1;
   arguments.row_stride = row_stride;
   arguments.scores = scores;
   arguments.histogram = histogram;
@@ -311,27 +412,26 @@ void ScoreCodes(const CodeScoreInput& input, int64_t row_stride,
     const int64_t table_bytes = input.words * kNibblesOfWord * kNibbleValues;
     const int64_t count_bytes = int64_t{arguments.num_scores} * 4;
     if (count_bytes <= kMaxCountBytes) {
-      LaunchScores(AsymmetricKernel<true>, arguments, 1, 1,
+      LaunchScores(AsymmetricKernel<true>, arguments, 1,
                    table_bytes + count_bytes, context);
     } else {
-      LaunchScores(AsymmetricKernel<false>, arguments, 1, 1, table_bytes,
-                   context);
+      LaunchScores(AsymmetricKernel<false>, arguments, 1, table_bytes, context);
     }
     return;
   }
   switch (input.words) {
     case 1:
-      return ScoreSymmetric<1, uint8_t>(arguments, context);
+      return ScoreHeld<1, uint8_t>(arguments, context);
     case 2:
-      return ScoreSymmetric<2, uint8_t>(arguments, context);
+      return ScoreHeld<2, uint8_t>(arguments, context);
     case 3:
-      return ScoreSymmetric<0, uint8_t>(arguments, context);
+      return ScoreStreamed<uint8_t>(arguments, context);
     case 4:
-      return ScoreSymmetric<4, uint16_t>(arguments, context);
+      return ScoreHeld<4, uint16_t>(arguments, context);
     case 8:
-      return ScoreSymmetric<8, uint16_t>(arguments, context);
+      return ScoreHeld<8, uint16_t>(arguments, context);
     default:
-      return ScoreSymmetric<0, uint16_t>(arguments, context);
+      return ScoreStreamed<uint16_t>(arguments, context);
   }
 }
 
