@@ -13,6 +13,7 @@ from google.protobuf import (
     text_format,
     wrappers_pb2,
 )
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from lintf.serving import model_config
@@ -170,3 +171,11 @@ def test_empty_config():
 def test_missing_config_file(tmp_path):
     with pytest.raises(ValueError, match="can't be read"):
         model_config.read_config_file(str(tmp_path / "absent.config"))
+
+
+def test_session_config():
+    parsed = text_format.Parse(
+        (CONFIGS / "session.config").read_text(), config_pb2.ConfigProto()
+    )
+    assert parsed.allow_soft_placement
+    assert str(parsed).strip() == "allow_soft_placement: true"
