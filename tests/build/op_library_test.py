@@ -45,8 +45,14 @@ def test_takes_no_cuda_symbol_from_others():
     # version; the library has the runtime that it was compiled for inside.
     undefined = [name for index, name in _dynamic_symbols() if index == "UND"]
     assert any("tensorflow" in name for name in undefined)
-    pattern = re.compile("^(__)?cuda", re.IGNORECASE)
+    # The runtime's names, and the driver's (which it looks up by itself).
+    pattern = re.compile("^(__)?cuda|^cu[A-Z]|^__nv")
     assert [name for name in undefined if pattern.match(name)] == []
+
+
+def test_has_gpu_code_if_it_says_so():
+    # It was loaded above all the same, on machines without a GPU too.
+    assert (".nv_fatbin" in _readelf("--sections")) == CUDA
 
 
 def test_exports_nothing_of_its_own():

@@ -8,6 +8,7 @@ small enough for the emulator, odd, and around the sizes of words and tiles.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -687,7 +688,7 @@ def _check_code_search(
         scores = device.empty([count, k], "float32")
         found = device.empty([count, k], "int64")
         counts = device.empty([count], "int64")
-        threads = [] if where == "gpu" else [1]
+        threads = [] if where == "gpu" else [os.cpu_count() or 1]
         setting.library.run(
             f"lintf_{where}_code_knn",
             search.struct,

@@ -8,6 +8,7 @@ torch's or cupy's: whatever tells its address.
 from __future__ import annotations
 
 import ctypes
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -483,9 +484,15 @@ class Library:
         }
 
     def search_on_cpu(
-        self, search: Search, threads: int = 1, ids: bool = False
+        self, search: Search, threads: int = 0, ids: bool = False
     ) -> dict[str, np.ndarray]:
-        """lintf_cpu_retrieve; all arrays of the search are numpy's."""
+        """lintf_cpu_retrieve; all arrays of the search are numpy's.
+
+        Args:
+          search: The search.
+          threads: How many to use; 0 is one for each core.
+          ids: Whether to return ids too.
+        """
         shape = (search.num_queries, search.k)
         arrays = {
             "scores": np.empty(shape, np.float32),
@@ -497,7 +504,7 @@ class Library:
         self.run(
             "lintf_cpu_retrieve",
             search.struct,
-            threads,
+            threads or os.cpu_count() or 1,
             results_struct(arrays),
         )
         return arrays

@@ -313,12 +313,19 @@ def test_parts_end_as_their_commands_do():
     absent = run.run_part("c", ["no-such-program"], 100)
     assert absent.status == "FAILED"
     assert run.run_part("d", [python], 0.5).status == "left out: no time"
+    said = run.run_part(
+        "e", [python, "-c", "print('a fault')"], 100, bad_output="a fault"
+    )
+    assert said.status == "FAILED"
 
 
 def test_sanitizers_run_reduced_tests():
     command = run.sanitizer_command("racecheck", pathlib.Path("t/gpu_x_test"))
     assert command[1] == "--tool=racecheck"
     assert command[-1] == "t/gpu_x_test"
+    assert "--error-exitcode=9" in command
+    assert run.sanitizer_complaint("racecheck") == ""
+    assert run.sanitizer_complaint("initcheck")
     assert "LINTF_GPU_REDUCED" in run.sanitizer_environment("memcheck")
     assert "LINTF_GPU_NO_POISON" in run.sanitizer_environment("initcheck")
     assert "LINTF_GPU_NO_POISON" not in run.sanitizer_environment("memcheck")

@@ -53,6 +53,7 @@ def run_part(
     limit: float,
     environment: Mapping[str, str] | None = None,
     echo: bool = False,
+    bad_output: str = "",
 ) -> Part:
     """Runs a command for at most `limit` seconds.
 
@@ -62,6 +63,7 @@ def run_part(
       limit: Seconds; less than 1 leaves the part out.
       environment: Variables to add.
       echo: Whether to print what it says, too.
+      bad_output: If not empty, what a command that failed says.
     """
     if limit < 1:
         return Part(name, "left out: no time", 0.0)
@@ -78,7 +80,10 @@ def run_part(
             timeout=limit,
         )
         output = result.stdout
-        status = "passed" if result.returncode == 0 else "FAILED"
+        good = result.returncode == 0
+        if bad_output and bad_output in output:
+            good = False
+        status = "passed" if good else "FAILED"
     except subprocess.TimeoutExpired as error:
         output = (error.stdout or b"").decode(errors="replace")
         status = f"FAILED: not done in {limit:.0f} s"
@@ -93,13 +98,20 @@ def run_part(
 
 def sanitizer_command(tool: str, program: pathlib.Path) -> list[str]:
     """Returns the command that runs a test under a tool."""
-    return [
-        "compute-sanitizer",
-        f"--tool={tool}",
-        "--error-exitcode=9",
-        "--print-limit=10",
-        str(program),
-    ]
+    command = ["compute-sanitizer", f"--tool={tool}", "--print-limit=20"]
+    if tool != "initcheck":
+        command.append("--error-exitcode=9")
+    return [*command, str(program)]
+
+
+def sanitizer_complaint(tool: str) -> str:
+    """Returns what a tool says of a fault, where its exit code does not.
+
+    initcheck also reports copies to the host of memory that was never written,
+    as a test makes of arrays that are to be filled in part; a kernel that reads
+    such memory is another matter.
+    """
+    return "Uninitialized __global__" if tool == "initcheck" else ""
 
 
 def sanitizer_environment(tool: str) -> dict[str, str]:
@@ -140,6 +152,7 @@ def _run_sanitizers(
             sanitizer_command(tool, program),
             limit,
             sanitizer_environment(tool),
+            bad_output=sanitizer_complaint(tool),
         )
 
     jobs = [(tool, program) for tool in _SANITIZERS for program in tests]
