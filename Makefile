@@ -88,6 +88,12 @@ soak: $(STAMPS)/lintf  ## Break a live index for MINUTES=5, then compare it
 	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m tests.soak.soak \
 	  --minutes=$(MINUTES) $(ARGS)
 
+gpu:  ## Build, check and measure the GPU code on this machine's GPU
+	@tests/gpu/run.sh $(ARGS)
+
+gpu-resources: $(STAMPS)/venv  ## Write custom_ops/GPU_RESOURCES.md (nvcc)
+	$(BIN)/python tools/gpu_resources.py
+
 bazel-test: $(STAMPS)/lintf $(STAMPS)/data  ## Build and test with Bazel
 	@command -v bazel > /dev/null || { \
 	  echo 'bazel not found; run: apt-get install bazel-bootstrap' >&2; \

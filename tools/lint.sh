@@ -31,7 +31,7 @@ check 'ruff format' "$bin/ruff" format --check .
 check 'clang-format' "$bin/clang-format" --dry-run --Werror "${cxx[@]}"
 check 'mypy' "$bin/mypy"
 check 'sources' "$bin/python" tools/check_sources.py
-for script in tools/*.sh .ci/run; do
+for script in tools/*.sh tests/gpu/*.sh .ci/run; do
   check "bash -n $script" bash -n "$script"
 done
 
