@@ -15,7 +15,7 @@ import pytest
 from benchmarks.gpu.card import HostCard
 from benchmarks.gpu.cases import CASES, Bench
 from benchmarks.gpu.run import measure
-from tests.gpu import build, checks
+from tests.gpu import build, checks, compare
 from tests.gpu import library as lib
 
 _PATH = pathlib.Path(
@@ -80,4 +80,4 @@ def test_workspace_grows(library):
     search = lib.Search(items[:4], 500, 20, items=items)
     got = small.search(search)
     assert small.workspace_bytes > 256
-    checks.same_results("grown", got, library.search(search))
+    compare.same_results("grown", got, library.search(search))

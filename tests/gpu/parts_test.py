@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import limits, report
-from tests.gpu import build, checks, programs, run
+from tests.gpu import build, compare, programs, run
 from tests.gpu import library as lib
 
 _STRUCTS = {
@@ -218,7 +218,7 @@ def results():
 
 
 def test_good_results_are_good(results):
-    checks.good_results("right", *results, tolerance=1e-6)
+    compare.good_results("right", *results, tolerance=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -236,23 +236,23 @@ def test_wrong_results_are_found(results, name, place, value, message):
     got, scores, passes = results
     got[name][place] = value
     with pytest.raises(AssertionError, match=message):
-        checks.good_results("wrong", got, scores, passes, 1e-6)
+        compare.good_results("wrong", got, scores, passes, 1e-6)
 
 
 def test_wrong_orders_are_found(results):
     got, scores, passes = results
     got["rows"][0] = [0, 2, 1]
     with pytest.raises(AssertionError, match="wrong order"):
-        checks.good_results("swapped", got, scores, passes, 1e-6)
+        compare.good_results("swapped", got, scores, passes, 1e-6)
     got["rows"][0], got["scores"][0] = [0, 1, 4], [5, 4, 0]
     with pytest.raises(AssertionError, match="missed by 4"):
-        checks.good_results("missed", got, scores, passes, 1e-6)
+        compare.good_results("missed", got, scores, passes, 1e-6)
 
 
 def test_same_compares_bits():
-    checks.same("nan", np.array([np.nan]), np.array([np.nan]))
+    compare.same("nan", np.array([np.nan]), np.array([np.nan]))
     with pytest.raises(AssertionError, match="1 of 2 differ"):
-        checks.same("zero", np.array([1.0, -0.0]), np.array([1.0, 0.0]))
+        compare.same("zero", np.array([1.0, -0.0]), np.array([1.0, 0.0]))
 
 
 # ---- Building and running.
