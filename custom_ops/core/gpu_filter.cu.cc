@@ -42,6 +42,20 @@ struct Values {
   uint32_t high[kRows];
 };
 
+// A value by its place, as a test sees it.
+struct Narrow {
+  const Values& values;
+  __device__ __forceinline__ uint32_t operator()(int place) const {
+    return values.low[place];
+  }
+};
+struct Wide {
+  const Values& values;
+  __device__ __forceinline__ uint64_t operator()(int place) const {
+    return Join(values.low[place], values.high[place]);
+  }
+};
+
 // Row (j, i) of the tile.
 __device__ __forceinline__ int64_t RowOf(int64_t tile_row, int place) {
   return tile_row + place / kGroupRows * kGroupStride +
@@ -174,6 +188,69 @@ __device__ __forceinline__ uint32_t BitsOf(const Test& test) {
   return bits;
 }
 
+// Adds `bit` where the comparison holds: one comparison and one addition under
+// its predicate, where the compiler would choose between numbers and add them.
+#ifdef LINTF_GPU_EMULATOR
+template <typename T>
+void AddIfEqual(T a, T b, uint32_t bit, uint32_t* bits) {
+  if (a == b) *bits += bit;
+}
+template <typename T>
+void AddIfAtMost(T a, T b, uint32_t bit, uint32_t* bits) {
+  if (a <= b) *bits += bit;
+}
+#else
+__device__ __forceinline__ void AddIfEqual(uint32_t a, uint32_t b, uint32_t bit,
+                                           uint32_t* bits) {
+  asm("{.reg .pred holds; setp.eq.u32 holds, %1, %2; "
+      "@holds add.u32 %0, %0, %3;}"
+      : "+r"(*bits)
+      : "r"(a), "r"(b), "r"(bit));
+}
+__device__ __forceinline__ void AddIfEqual(uint64_t a, uint64_t b, uint32_t bit,
+                                           uint32_t* bits) {
+  asm("{.reg .pred holds; setp.eq.u64 holds, %1, %2; "
+      "@holds add.u32 %0, %0, %3;}"
+      : "+r"(*bits)
+      : "l"(a), "l"(b), "r"(bit));
+}
+__device__ __forceinline__ void AddIfAtMost(uint32_t a, uint32_t b,
+                                            uint32_t bit, uint32_t* bits) {
+  asm("{.reg .pred holds; setp.le.u32 holds, %1, %2; "
+      "@holds add.u32 %0, %0, %3;}"
+      : "+r"(*bits)
+      : "r"(a), "r"(b), "r"(bit));
+}
+__device__ __forceinline__ void AddIfAtMost(uint64_t a, uint64_t b,
+                                            uint32_t bit, uint32_t* bits) {
+  asm("{.reg .pred holds; setp.le.u64 holds, %1, %2; "
+      "@holds add.u32 %0, %0, %3;}"
+      : "+r"(*bits)
+      : "l"(a), "l"(b), "r"(bit));
+}
+#endif
+
+// Where value(place) == wanted, and where it is at most `limit`. Four sums, so
+// that additions do not wait for each other.
+template <typename T, typename Value>
+__device__ __forceinline__ uint32_t EqualBits(const Value& value, T wanted) {
+  uint32_t bits[4] = {};
+#pragma unroll
+  for (int place = 0; place < kRows; ++place) {
+    AddIfEqual(value(place), wanted, 1u << place, &bits[place % 4]);
+  }
+  return (bits[0] | bits[1]) | (bits[2] | bits[3]);
+}
+template <typename T, typename Value>
+__device__ __forceinline__ uint32_t AtMostBits(const Value& value, T limit) {
+  uint32_t bits[4] = {};
+#pragma unroll
+  for (int place = 0; place < kRows; ++place) {
+    AddIfAtMost(value(place), limit, 1u << place, &bits[place % 4]);
+  }
+  return (bits[0] | bits[1]) | (bits[2] | bits[3]);
+}
+
 // How many of `values`, which ascend, are less.
 template <typename T>
 __device__ __forceinline__ uint32_t
@@ -193,25 +270,26 @@ __device__ __forceinline__ bool BitAt(const uint64_t* __restrict__ bits,
   return (bits[at / 64] >> (at % 64) & 1) != 0;
 }
 
-// A leaf on the loaded values.
+// A leaf on the loaded values, but for the equalities.
 __device__ __forceinline__ uint32_t
 LeafBits(FilterStepOp op, uint64_t a, uint64_t b,
          const uint64_t* __restrict__ payload, const Values& values) {
   const uint32_t low = static_cast<uint32_t>(a);
   const uint32_t span = static_cast<uint32_t>(b);
-  const auto wide = [&](int i) { return Join(values.low[i], values.high[i]); };
+  const Narrow narrow{values};
+  const Wide wide{values};
   switch (op) {
-    case FilterStepOp::kEqual:
-      return BitsOf([&](int i) { return values.low[i] == low; });
     case FilterStepOp::kRange:
-      return BitsOf([&](int i) { return values.low[i] - low <= span; });
+      return AtMostBits([&](int i) { return values.low[i] - low; }, span);
     case FilterStepOp::kFloatRange:
       // By whole numbers: units that flush denormals to zero can't compare.
-      return BitsOf([&](int i) {
-        const int32_t value = static_cast<int32_t>(values.low[i]);
-        const int32_t key = value ^ ((value >> 31) & 0x7FFFFFFF);
-        return static_cast<uint32_t>(key) - low <= span;
-      });
+      return AtMostBits(
+          [&](int i) {
+            const int32_t value = static_cast<int32_t>(values.low[i]);
+            const int32_t key = value ^ ((value >> 31) & 0x7FFFFFFF);
+            return static_cast<uint32_t>(key) - low;
+          },
+          span);
     case FilterStepOp::kBitsAny:
       return BitsOf([&](int i) { return (values.low[i] & low) != 0; });
     case FilterStepOp::kBitsAll:
@@ -219,8 +297,7 @@ LeafBits(FilterStepOp op, uint64_t a, uint64_t b,
     case FilterStepOp::kValues: {
       uint32_t bits = 0;
       for (uint32_t v = 0; v < low; ++v) {
-        const uint32_t value = static_cast<uint32_t>(payload[v]);
-        bits |= BitsOf([&](int i) { return values.low[i] == value; });
+        bits |= EqualBits(narrow, static_cast<uint32_t>(payload[v]));
       }
       return bits;
     }
@@ -234,10 +311,8 @@ LeafBits(FilterStepOp op, uint64_t a, uint64_t b,
         const uint32_t at = values.low[i] - low;
         return at <= span && BitAt(payload, at);
       });
-    case FilterStepOp::kEqual64:
-      return BitsOf([&](int i) { return wide(i) == a; });
     case FilterStepOp::kRange64:
-      return BitsOf([&](int i) { return wide(i) - a <= b; });
+      return AtMostBits([&](int i) { return wide(i) - a; }, b);
     case FilterStepOp::kBitsAny64:
       return BitsOf([&](int i) { return (wide(i) & a) != 0; });
     case FilterStepOp::kBitsAll64:
@@ -245,8 +320,7 @@ LeafBits(FilterStepOp op, uint64_t a, uint64_t b,
     case FilterStepOp::kValues64: {
       uint32_t bits = 0;
       for (uint32_t v = 0; v < low; ++v) {
-        const uint64_t value = payload[v];
-        bits |= BitsOf([&](int i) { return wide(i) == value; });
+        bits |= EqualBits(wide, payload[v]);
       }
       return bits;
     }
@@ -374,6 +448,11 @@ class DeepStack {
 template <typename Stack>
 __device__ __forceinline__ void Merge(FilterMerge merge, uint32_t bits,
                                       uint16_t* slot, Stack* stack) {
+  // Of several masks, most steps store.
+  if (merge == FilterMerge::kStore) {
+    *slot = static_cast<uint16_t>(bits);
+    return;
+  }
   switch (merge) {
     case FilterMerge::kPush:
       stack->Push(bits);
@@ -385,7 +464,6 @@ __device__ __forceinline__ void Merge(FilterMerge merge, uint32_t bits,
       stack->top() |= bits;
       break;
     case FilterMerge::kStore:
-      *slot = static_cast<uint16_t>(bits);
       break;
     case FilterMerge::kStoreOr:
       *slot = static_cast<uint16_t>(*slot | bits);
@@ -433,44 +511,53 @@ __global__ __launch_bounds__(kThreads, kBlocks) void FilterKernel(
       const uint64_t b = Join(tail.x, tail.y);
       const uint64_t c = Join(tail.z, tail.w);
       uint32_t bits = 0;
-      switch (op) {
-        case FilterStepOp::kLoad: {
-          const char* const data = reinterpret_cast<const char*>(a);
-          const ColumnType column_type = static_cast<ColumnType>(type);
-          if (is_whole && (head.x >> 16 & 1) == 0) {
-            LoadVectors(column_type, data, tile_row, &values);
-          } else {
-            LoadValues(column_type, data, number, tile_row, num_rows, &values);
+      // What filters test most comes before the tree of a switch.
+      if (op == FilterStepOp::kEqual || op == FilterStepOp::kEqual64) {
+        bits = op == FilterStepOp::kEqual
+                   ? EqualBits(Narrow{values}, static_cast<uint32_t>(a))
+                   : EqualBits(Wide{values}, a);
+      } else {
+        switch (op) {
+          case FilterStepOp::kLoad: {
+            const char* const data = reinterpret_cast<const char*>(a);
+            const ColumnType column_type = static_cast<ColumnType>(type);
+            if (is_whole && (head.x >> 16 & 1) == 0) {
+              LoadVectors(column_type, data, tile_row, &values);
+            } else {
+              LoadValues(column_type, data, number, tile_row, num_rows,
+                         &values);
+            }
+            continue;
           }
-          continue;
-        }
-        case FilterStepOp::kOutput: {
-          const uint32_t found = WordOfWarp(stack.Pop()) & may_pass;
-          if (IsWriter()) {
-            reinterpret_cast<uint32_t*>(words + number * stride)[word] = found;
+          case FilterStepOp::kOutput: {
+            const uint32_t found = WordOfWarp(stack.Pop()) & may_pass;
+            if (IsWriter()) {
+              reinterpret_cast<uint32_t*>(words + number * stride)[word] =
+                  found;
+            }
+            continue;
           }
-          continue;
+          case FilterStepOp::kSkip: {
+            const uint32_t decided = type != 0 ? kAllRows : 0;
+            if (__all_sync(kWarp, stack.top() == decided)) next = number;
+            continue;
+          }
+          case FilterStepOp::kPop:
+            bits = stack.Pop();
+            break;
+          case FilterStepOp::kConstant:
+            bits = kAllRows;
+            break;
+          case FilterStepOp::kRows:
+            bits = RowBits(payload + c, static_cast<uint32_t>(a), tile_row);
+            break;
+          case FilterStepOp::kSlots:
+            bits = SlotBits(slots, a, b, c, number, type != 0);
+            break;
+          default:
+            bits = LeafBits(op, a, b, payload + c, values);
+            break;
         }
-        case FilterStepOp::kSkip: {
-          const uint32_t decided = type != 0 ? kAllRows : 0;
-          if (__all_sync(kWarp, stack.top() == decided)) next = number;
-          continue;
-        }
-        case FilterStepOp::kPop:
-          bits = stack.Pop();
-          break;
-        case FilterStepOp::kConstant:
-          bits = kAllRows;
-          break;
-        case FilterStepOp::kRows:
-          bits = RowBits(payload + c, static_cast<uint32_t>(a), tile_row);
-          break;
-        case FilterStepOp::kSlots:
-          bits = SlotBits(slots, a, b, c, number, type != 0);
-          break;
-        default:
-          bits = LeafBits(op, a, b, payload + c, values);
-          break;
       }
       if ((head.x >> 16 & 1) != 0) bits ^= kAllRows;
       Merge(merge, bits, slots + number * kThreads, &stack);
