@@ -84,7 +84,9 @@ RetrievalCounts RetrieveRows(const RetrievalInput& input, const Masks& masks,
   for (int64_t b = 0; b < num_queries; ++b) {
     if (masks.passes_all[mask_of_query[b]]) exact.order = ScanOrder::kAll;
   }
-  const bool is_masked = exact.order == ScanOrder::kAll;
+  // What was asked for counts, as on the CPU.
+  const bool is_masked = input.algorithm != Algorithm::kPrefiltered &&
+                         exact.order == ScanOrder::kAll;
   (is_masked ? counts.masked : counts.prefiltered) = num_queries;
   MaskedKnn(input.knn, masks, mask_of_query, exact, context, output);
   return counts;

@@ -5,9 +5,9 @@
 #define LINTF_CUSTOM_OPS_KERNELS_UPDATE_OPS_H_
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +20,7 @@
 #include "custom_ops/core/log_positions.h"
 #include "custom_ops/core/row_tables.h"
 #include "custom_ops/core/row_writer.h"
+#include "custom_ops/core/update_check.h"
 #include "custom_ops/core/vectors.h"
 #include "custom_ops/kernels/code_attrs.h"
 #include "custom_ops/kernels/index_variables.h"
@@ -29,11 +30,6 @@
 #include "tensorflow/core/framework/types.h"
 
 namespace lintf {
-
-// Half a step beyond the largest number of a narrow type: from here on a float
-// is rounded to infinity.
-inline constexpr float kFloat16Limit = 65520.0f;
-inline constexpr float kBfloat16Limit = 0x1.FFp127f;
 
 // The embeddings of a batch as the index stores them.
 struct EncodedItems {
@@ -198,6 +194,8 @@ class UpdateOp : public tensorflow::OpKernel {
           "], one row of the index's dimension for each id, got ",
           given.shape().DebugString()));
     }
+    std::optional<ElementType> storage;
+    if (has_items) storage = tables.items.type;
     // What is stored must not depend on the thread.
     const ScopedFloatEnvironment environment;
     // Rows without an embedding are encoded as zeros, which nobody reads.
@@ -205,7 +203,10 @@ class UpdateOp : public tensorflow::OpKernel {
     for (int64_t i = 0; i < updates->count; ++i) {
       if (updates->remove[i] || updates->ids[i] == kNoId) continue;
       const float* const vector = given.flat<float>().data() + i * dim;
-      TF_RETURN_IF_ERROR(CheckVectorValues(i, vector, dim, tables.items));
+      const std::string error = ItemError(vector, dim, normalize_, storage);
+      if (!error.empty()) {
+        return absl::InvalidArgumentError(absl::StrCat("row ", i, ": ", error));
+      }
       float* const out = vectors.data() + i * dim;
       if (normalize_) {
         Normalize(vector, dim, out);
@@ -228,39 +229,6 @@ class UpdateOp : public tensorflow::OpKernel {
     if (tables.codes != nullptr) {
       encoded->codes = code_attrs_.Encode(vectors.data(), updates->count);
       updates->codes = encoded->codes.data();
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status CheckVectorValues(int64_t row, const float* vector, int64_t dim,
-                                 const ItemMatrix& items) const {
-    const int64_t bad = FindNonFinite(vector, dim);
-    if (bad >= 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("row ", row, ": `embedding` holds ", vector[bad],
-                       " at dimension ", bad, "; all values must be finite"));
-    }
-    if (normalize_ &&
-        std::all_of(vector, vector + dim, [](float x) { return x == 0.0f; })) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("row ", row,
-                       ": `embedding` must not be zero, because "
-                       "the metric is cosine"));
-    }
-    const bool is_half = items.type == ElementType::kFloat16;
-    const bool is_narrow = is_half || items.type == ElementType::kBfloat16;
-    // Of length 1 it always fits.
-    if (items.data == nullptr || !is_narrow || normalize_) {
-      return absl::OkStatus();
-    }
-    const float limit = is_half ? kFloat16Limit : kBfloat16Limit;
-    for (int64_t d = 0; d < dim; ++d) {
-      if (std::fabs(vector[d]) < limit) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("row ", row, ": `embedding` holds ", vector[d],
-                       " at dimension ", d, ", which does not fit ",
-                       is_half ? "float16; it ends at 65504"
-                               : "bfloat16; it ends at 3.3895e38"));
     }
     return absl::OkStatus();
   }

@@ -22,6 +22,7 @@ _LIBRARY = "_lintf_ops.so"
 _OPS = (
     "Lintf>AssignCodes",
     "Lintf>AssignRows",
+    "Lintf>CheckUpdate",
     "Lintf>CompileFilter",
     "Lintf>FilterMask",
     "Lintf>IndexHandle",

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel of custom_ops/ops/update_check_ops.cc.
+// Kernel of custom_ops/ops/update_check_ops.cc, on the CPU wherever the index is.
+#include "custom_ops/core/update_check.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
@@ -13,7 +15,6 @@
 #include "custom_ops/core/item_matrix.h"
 #include "custom_ops/core/log_positions.h"
 #include "custom_ops/core/row_writer.h"
-#include "custom_ops/core/update_check.h"
 #include "custom_ops/kernels/kernel_checks.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor.h"
