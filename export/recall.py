@@ -262,7 +262,7 @@ def _search(
     for begin in range(0, len(queries), step):
         part = queries[begin : begin + step]
         programs = ops.compile_filter([""] * len(part), index.schema)
-        scores, used, rows, first = [], [], [], 0
+        scores, rows, first = [], [], 0
         for shard in shards_of(index):
             found = ops.retrieve(
                 part,
@@ -280,11 +280,11 @@ def _search(
                 quantization=codes,
                 dim=index.schema.dim,
             )
-            scores.append(found.scores)
-            used.append(found.num_results)
+            scores.append(found.scores.numpy())
             here = found.rows.numpy()
             rows.append(np.where(here < 0, -1, here + first))
             first += int(shard.num_rows)
-        order = best_first(scores, used, k).numpy()
-        best = np.take_along_axis(np.concatenate(rows, axis=1), order, axis=1)
+        every = np.concatenate(rows, axis=1)
+        order = best_first(np.concatenate(scores, axis=1), every, k).numpy()
+        best = np.take_along_axis(every, order, axis=1)
         yield slice(begin, begin + len(part)), best

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from lintf import ops
 from lintf.index.batching import Batching, Tensors, batched
+from lintf.index.index import NO_ID
 from lintf.index.plan import Plan
 from lintf.index.search import Found, Looked, NativeSearch
 from lintf.index.sharded import ShardedIndex
 from lintf.index.shards import shard_of
 
-_INT32_MIN = tf.int32.min
+# Where requests arrive, and where operations on an index read them.
+HOST = "CPU:0"
 
 
 class ShardedSearch:
@@ -97,21 +100,20 @@ class ShardedSearch:
         return self._merged(found)
 
     def _merged(self, found: Sequence[Found]) -> Found:
-        order = best_first(
-            [f.scores for f in found], [f.num_results for f in found], self._k
-        )
+        scores = tf.concat([f.scores for f in found], 1)
+        ids = tf.concat([f.ids for f in found], 1)
+        order = best_first(scores, ids, self._k)
 
-        def merged(parts: Sequence[tf.Tensor]) -> tf.Tensor:
-            return tf.gather(tf.concat(parts, 1), order, batch_dims=1)
+        def picked(values: tf.Tensor) -> tf.Tensor:
+            return tf.gather(values, order, batch_dims=1)
 
         # Unused slots come last, and hold what unused slots do.
-        results = sum(f.num_results for f in found)
         return Found(
-            merged([f.ids for f in found]),
-            merged([f.scores for f in found]),
-            tf.minimum(results, self._k),
+            picked(ids),
+            picked(scores),
+            tf.minimum(tf.add_n([f.num_results for f in found]), self._k),
             [
-                merged(parts)
+                picked(tf.concat(parts, 1))
                 for parts in zip(*(f.values for f in found), strict=True)
             ],
         )
@@ -120,7 +122,7 @@ class ShardedSearch:
         count = len(self._searches)
         rows = rows_by_shard(shard_of(ids, count), count)
         looked = [
-            search.lookup(tf.gather(ids, here))
+            search.lookup(taken(ids, here))
             for search, here in zip(self._searches, rows, strict=True)
         ]
 
@@ -171,36 +173,32 @@ class ShardedSearch:
         return self._searches[0].log_offsets()
 
 
-def best_first(
-    scores: Sequence[tf.Tensor], num_results: Sequence[tf.Tensor], k: int
-) -> tf.Tensor:
+def best_first(scores: Any, ids: Any, k: int) -> tf.Tensor:
     """Which of several shards' results are the best.
 
     Args:
-        scores: `[batch, n]` float32 of each shard, its best first; -inf in
-            slots that are not used.
-        num_results: `[batch]` int32 of each shard, slots in use.
-        k: Results wanted, at most all of them.
+        scores: `[batch, n]` float32, the shards' results end to end.
+        ids: `[batch, n]` int64, -1 in slots that are not used.
+        k: Results wanted, at most n.
 
     Returns:
-        `[batch, k]` int32 places in the shards' results, laid end to end. The
-        better score first, then the lower place; unused slots last.
+        `[batch, k]` int32 places. The better score first, then the lower
+        place; unused slots last.
 
-    >>> best_first([[[5.0, 1.0]], [[5.0, 3.0]]], [[2], [2]], 3).numpy()
+    >>> best_first([[5.0, 1.0, 5.0, 3.0]], [[7, 8, 9, 6]], 3).numpy()
     array([[0, 2, 3]], dtype=int32)
     """
-    keys = []
-    for part, used in zip(scores, num_results, strict=True):
-        # Numbers in the order of the scores, because a result may score -inf
-        # as well and still goes before slots that are not used. -0 becomes 0.
-        part = tf.convert_to_tensor(part)
-        bits = tf.bitcast(tf.where(part == 0, 0.0, part), tf.int32)
-        key = tf.where(bits < 0, bits ^ tf.int32.max, bits)
-        slots = tf.range(tf.shape(key)[1])
-        in_use = slots < tf.convert_to_tensor(used)[:, tf.newaxis]
-        keys.append(tf.where(in_use, key, _INT32_MIN))
-    # Of equal keys it takes the lower place.
-    return tf.math.top_k(tf.concat(keys, 1), k).indices
+    keys = tf.cast(scores, tf.float64)
+    # A result may score -inf as well, and still goes before unused slots. It
+    # has more room in 64 bits: no float32 is as low as this.
+    keys = tf.maximum(keys, tf.constant(-1e300, tf.float64))
+    keys = tf.where(
+        tf.convert_to_tensor(ids, tf.int64) == NO_ID,
+        tf.constant(-float("inf"), tf.float64),
+        keys,
+    )
+    # Of equal keys it takes the lower place. No score is -0.
+    return tf.math.top_k(keys, k).indices
 
 
 def rows_by_shard(shards: tf.Tensor, count: int) -> list[tf.Tensor]:
@@ -210,8 +208,16 @@ def rows_by_shard(shards: tf.Tensor, count: int) -> list[tf.Tensor]:
         shards: `[batch]` int64, of each row.
         count: Of shards.
     """
-    rows = tf.range(tf.shape(shards)[0])
-    return list(tf.dynamic_partition(rows, tf.cast(shards, tf.int32), count))
+    with tf.device(HOST):
+        rows = tf.range(tf.shape(shards)[0])
+        shards = tf.cast(shards, tf.int32)
+        return list(tf.dynamic_partition(rows, shards, count))
+
+
+def taken(inputs: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Some rows of an input: `[rows, ...]`."""
+    with tf.device(HOST):
+        return tf.gather(inputs, rows)
 
 
 def in_place(

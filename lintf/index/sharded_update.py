@@ -11,9 +11,10 @@
 
 So whoever reads the offsets finds all rows up to them in all shards. Searches
 wait for nothing and see each row as a whole, some of a request's before the
-others, as in an index of one piece. Should a shard fail after the checks, for
-want of memory, the offsets have not moved, and the ingester sends the same
-changes again, which do no harm a second time.
+others, as in an index of one piece. Should a request be cut off after its
+checks, by its deadline or for want of memory, some shards may have changed; the
+offsets have not moved, and whoever sends the same changes again, as the
+ingester does, mends it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ import tensorflow as tf
 from lintf import ops
 from lintf.index.index import NO_ID, Index
 from lintf.index.sharded import AnyIndex, ShardedIndex
-from lintf.index.sharded_search import in_place, rows_by_shard
+from lintf.index.sharded_search import HOST, in_place, rows_by_shard, taken
 from lintf.index.shards import shard_of
+
+_NO_OFFSET = -1
 
 
 def apply_update(
@@ -80,7 +83,8 @@ def _update_shards(
     log: ops.LogPosition,
 ) -> ops.Updated:
     schema, shards = index.schema, index.shards
-    numbers = shard_of(ids, len(shards))
+    with tf.device(HOST):
+        numbers = shard_of(ids, len(shards))
     rows = rows_by_shard(numbers, len(shards))
     # All that the lock need not be held for comes before it.
     inputs = [ids, delete, *values, *log]
@@ -91,7 +95,7 @@ def _update_shards(
         found = in_place(
             rows,
             [
-                _found(shard, tf.gather(ids, here))
+                _found(shard, taken(ids, here))
                 for shard, here in zip(shards, rows, strict=True)
             ],
             ids,
@@ -118,33 +122,35 @@ def _update_shards(
 
     def part(shard: int, here: tf.Tensor, own: tf.Tensor | None) -> ops.Updated:
         """Applies some rows to a shard; those that are not `own` are skips."""
-        some = tf.gather(checked, here)
+        some = taken(checked, here)
         if own is not None:
-            some = tf.where(own, some, tf.constant(NO_ID, tf.int64))
+            with tf.device(HOST):
+                some = tf.where(own, some, tf.constant(NO_ID, tf.int64))
         return _update(
             shards[shard],
             some,
-            tf.gather(delete, here),
-            None if embedding is None else tf.gather(embedding, here),
-            [tf.gather(column, here) for column in values],
+            taken(delete, here),
+            None if embedding is None else taken(embedding, here),
+            [taken(column, here) for column in values],
             None
             if own is None
-            else ops.LogPosition(*(tf.gather(column, here) for column in log)),
+            else ops.LogPosition(*(taken(column, here) for column in log)),
         )
 
     others = [part(i, rows[i], None) for i in range(1, len(shards))]
     with tf.control_dependencies([done.status for done in others]):
         # Of the others' rows the first shard takes those that move an offset.
-        is_own = numbers == 0
-        taken = tf.where(is_own | (log.offset != NO_ID))[:, 0]
-        own = tf.gather(is_own, taken)
-        first = part(0, taken, own)
+        with tf.device(HOST):
+            is_own = numbers == 0
+            wanted = tf.where(is_own | (log.offset != _NO_OFFSET))[:, 0]
+            own = tf.gather(is_own, wanted)
+        first = part(0, wanted, own)
     with tf.control_dependencies([first.status]):
         num_rows = tf.add_n([_stats(shard).num_rows for shard in shards])
     # The lock is held as long as this tensor of it is there.
     with tf.control_dependencies([num_rows]):
         freed = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
-    with tf.control_dependencies([freed]):
+    with tf.control_dependencies([freed]), tf.device(HOST):
         status = in_place(
             rows,
             [

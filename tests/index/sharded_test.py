@@ -164,9 +164,8 @@ def test_equal_scores_come_by_shard_then_by_row(tmp_path):
 def test_a_score_of_minus_infinity_goes_before_unused_slots():
     inf = np.inf
     order = best_first(
-        [[[-inf, -inf]], [[0.0, -inf]], [[-3.4e38, -0.0]]], [[1], [2], [2]], 6
+        [[-inf, -inf, 0.0, -inf, -3.4e38, 0.0]], [[7, -1, 8, 9, 5, 6]], 6
     )
-    # -0 and 0 are equal: by place.
     assert order.numpy().tolist() == [[2, 5, 4, 0, 3, 1]]
 
 
