@@ -360,17 +360,21 @@ __device__ __forceinline__ uint32_t RowBits(const uint64_t* __restrict__ rows,
   return bits;
 }
 
-// Which slots of the thread, united or intersected.
+// What all of the slots pass that the bytes name, `count` of them.
 __device__ __forceinline__ uint32_t SlotBits(const uint16_t* slots, uint64_t a,
-                                             uint64_t b, uint64_t negate,
-                                             uint32_t count, bool unite) {
-  uint32_t bits = unite ? 0 : kAllRows;
+                                             uint64_t b, uint32_t count) {
+  uint32_t bits = kAllRows;
+  uint32_t names = static_cast<uint32_t>(a);
   for (uint32_t i = 0; i < count; ++i) {
-    uint32_t slot = slots[(a & 0xFF) * kThreads];
-    if ((negate >> i & 1) != 0) slot ^= kAllRows;
-    bits = unite ? bits | slot : bits & slot;
-    a = a >> 8 | b << 56;
-    b >>= 8;
+    uint32_t slot = slots[(names & (kNegatedSlot - 1)) * kThreads];
+    if ((names & kNegatedSlot) != 0) slot = ~slot;
+    bits &= slot;
+    names >>= 8;
+    if (i % 4 == 3) {
+      a = a >> 32 | b << 32;
+      b >>= 32;
+      names = static_cast<uint32_t>(a);
+    }
   }
   return bits;
 }
@@ -464,6 +468,7 @@ __device__ __forceinline__ void Merge(FilterMerge merge, uint32_t bits,
       stack->top() |= bits;
       break;
     case FilterMerge::kStore:
+    case FilterMerge::kOutput:
       break;
     case FilterMerge::kStoreOr:
       *slot = static_cast<uint16_t>(*slot | bits);
@@ -493,6 +498,9 @@ __global__ __launch_bounds__(kThreads, kBlocks) void FilterKernel(
     const int64_t left = num_rows - word * 32;
     uint32_t may_pass = left >= 32 ? ~0u : (left > 0 ? (1u << left) - 1 : 0);
     if (live != nullptr && left > 0) may_pass &= live[word];
+
+    uint32_t* const mask_words = reinterpret_cast<uint32_t*>(words) + word;
+    const int64_t mask_stride = 2 * stride;
 
     Values values;
 #pragma unroll
@@ -531,10 +539,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void FilterKernel(
           }
           case FilterStepOp::kOutput: {
             const uint32_t found = WordOfWarp(stack.Pop()) & may_pass;
-            if (IsWriter()) {
-              reinterpret_cast<uint32_t*>(words + number * stride)[word] =
-                  found;
-            }
+            if (IsWriter()) mask_words[number * mask_stride] = found;
             continue;
           }
           case FilterStepOp::kSkip: {
@@ -552,7 +557,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void FilterKernel(
             bits = RowBits(payload + c, static_cast<uint32_t>(a), tile_row);
             break;
           case FilterStepOp::kSlots:
-            bits = SlotBits(slots, a, b, c, number, type != 0);
+            bits = SlotBits(slots, a, b, type);
             break;
           default:
             bits = LeafBits(op, a, b, payload + c, values);
@@ -560,6 +565,11 @@ __global__ __launch_bounds__(kThreads, kBlocks) void FilterKernel(
         }
       }
       if ((head.x >> 16 & 1) != 0) bits ^= kAllRows;
+      if (merge == FilterMerge::kOutput) {
+        bits = WordOfWarp(bits) & may_pass;
+        if (IsWriter()) mask_words[number * mask_stride] = bits;
+        continue;
+      }
       Merge(merge, bits, slots + number * kThreads, &stack);
     }
   }

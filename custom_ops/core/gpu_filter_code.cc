@@ -404,10 +404,16 @@ class Writer {
 
  private:
   void Output(int32_t mask, int32_t root) {
-    FilterStep step;
-    step.op = FilterStepOp::kOutput;
-    step.number = static_cast<uint32_t>(mask);
-    code_.steps.push_back(step);
+    FilterStep& last = code_.steps.back();
+    if (last.op == FilterStepOp::kSlots && last.merge == FilterMerge::kPush) {
+      last.merge = FilterMerge::kOutput;
+      last.number = static_cast<uint32_t>(mask);
+    } else {
+      FilterStep step;
+      step.op = FilterStepOp::kOutput;
+      step.number = static_cast<uint32_t>(mask);
+      code_.steps.push_back(step);
+    }
     code_.stack = std::max(code_.stack, nodes_[root].stack);
     Forget();
   }
@@ -560,16 +566,17 @@ class Writer {
 
   void AddSlots(const std::vector<std::pair<int32_t, bool>>& leaves,
                 bool is_any, FilterMerge merge) {
+    // What any of them passes is what not all of their opposites do.
     FilterStep step;
     step.op = FilterStepOp::kSlots;
     step.merge = merge;
-    step.type = is_any ? 1 : 0;
-    step.number = static_cast<uint32_t>(leaves.size());
+    step.negate = is_any ? 1 : 0;
+    step.type = static_cast<uint8_t>(leaves.size());
     for (size_t i = 0; i < leaves.size(); ++i) {
       const uint64_t slot =
-          static_cast<uint64_t>(slots_->SlotOf(leaves[i].first));
+          static_cast<uint64_t>(slots_->SlotOf(leaves[i].first)) |
+          (leaves[i].second != is_any ? kNegatedSlot : 0);
       (i < 8 ? step.a : step.b) |= slot << (8 * (i % 8));
-      step.c |= static_cast<uint64_t>(leaves[i].second) << i;
     }
     code_.steps.push_back(step);
   }

@@ -28,6 +28,7 @@ inline constexpr int kFilterThreadRows = 16;
 inline constexpr int kMaxFilterSlots = 64;
 // A kSlots step names as many.
 inline constexpr int kFilterStepSlots = 16;
+inline constexpr uint32_t kNegatedSlot = 0x80;
 // Masks on the stack that fit registers, and those of any filter: each level
 // takes at least twice as many leaves.
 inline constexpr int kShallowFilterStack = 5;
@@ -43,8 +44,8 @@ enum class FilterStepOp : uint8_t {
   // Masks that are merged:
   kConstant,  // all rows
   kRows,      // `a` rows, ascending, in the payload from `c` on
-  kSlots,     // `number` slots, one in each byte of `a` and `b`, negated where
-              // `c` has a bit, united if `type` is 1 and intersected if 0
+  kSlots,     // what all of `type` slots pass, one in each byte of `a` and `b`,
+              // with kNegatedSlot for its opposite
   // Leaves on the loaded values, of 32 bits; those of 64 bits follow.
   kEqual,       // a
   kRange,       // value - a <= b
@@ -69,6 +70,7 @@ enum class FilterMerge : uint8_t {
   kOr,       // with the top of the stack
   kStore,    // to slot `number`
   kStoreOr,  // with slot `number`
+  kOutput,   // it is the mask that belongs to mask `number`
 };
 
 struct alignas(16) FilterStep {
