@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel of custom_ops/ops/update_check_ops.cc, on the CPU wherever the index is.
+// Kernel of custom_ops/ops/update_check_ops.cc, wherever the index is.
 #include "custom_ops/core/update_check.h"
 
 #include <algorithm>
