@@ -39,7 +39,7 @@ enum class FilterStepOp : uint8_t {
   kLoad,    // column: type, width in `number`, address of the value in `a`; if
             // `negate`, they can't be loaded as vectors
   kPop,     // the mask on top, merged with the one below it
-  kOutput,  // pops the mask that belongs to mask `number`
+  kOutput,  // pops the rows that mask `number` passes
   kSkip,    // to step `number` if all of the top is `type` (0 or 1)
   // Masks that are merged:
   kConstant,  // all rows
@@ -70,7 +70,7 @@ enum class FilterMerge : uint8_t {
   kOr,       // with the top of the stack
   kStore,    // to slot `number`
   kStoreOr,  // with slot `number`
-  kOutput,   // it is the mask that belongs to mask `number`
+  kOutput,   // they are the rows that mask `number` passes
 };
 
 struct alignas(16) FilterStep {
