@@ -38,15 +38,26 @@ struct Arguments {
   int num_scores;
 };
 
-// Which rows of a block pass for a query; for the queries past the last, none.
-__device__ __forceinline__ uint64_t MaskOf(const Arguments& arguments,
-                                           int64_t query, int64_t block) {
-  const CodeScoreInput& input = arguments.input;
-  const int64_t left = input.num_rows - block * kCodeBlockRows;
-  if (query >= input.num_queries || left <= 0) return 0;
-  const int32_t mask = input.mask_of_query[query];
-  if (mask >= 0) return input.masks[mask * input.mask_stride + block];
+// Which rows of a block there are.
+__device__ __forceinline__ uint64_t RowsOf(const Arguments& arguments,
+                                           int64_t block) {
+  const int64_t left = arguments.input.num_rows - block * kCodeBlockRows;
+  if (left <= 0) return 0;
   return left >= kCodeBlockRows ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+}
+
+// The words of a query's mask; null if all rows pass.
+__device__ __forceinline__ const uint64_t* WordsOf(const Arguments& arguments,
+                                                   int64_t query) {
+  const int32_t mask = arguments.input.mask_of_query[query];
+  return mask < 0 ? nullptr
+                  : arguments.input.masks + mask * arguments.input.mask_stride;
+}
+
+// Which of the rows `rows` of a block pass.
+__device__ __forceinline__ uint64_t MaskOf(const uint64_t* words, int64_t block,
+                                           uint64_t rows) {
+  return words == nullptr || rows == 0 ? rows : words[block];
 }
 
 // Whether one of the lane's two rows is in the mask.
@@ -54,29 +65,20 @@ __device__ __forceinline__ bool IsWanted(uint64_t mask) {
   return (mask >> (threadIdx.x % kWarpSize * 2) & 3) != 0;
 }
 
-// Writes a lane's scores of rows 2 * lane and 2 * lane + 1 of a block.
+// Where a lane's scores of rows 2 * lane and 2 * lane + 1 of a block go.
 template <typename Score>
-__device__ __forceinline__ void StorePair(const Arguments& arguments,
-                                          int64_t query, int64_t block,
-                                          uint32_t first, uint32_t second) {
-  Score* const to = static_cast<Score*>(arguments.scores) +
-                    query * arguments.row_stride + block * kCodeBlockRows +
-                    threadIdx.x % kWarpSize * 2;
-  if (sizeof(Score) == 1) {
-    *reinterpret_cast<uint16_t*>(to) =
-        static_cast<uint16_t>(first | second << 8);
-  } else {
-    *reinterpret_cast<uint32_t*>(to) = first | second << 16;
-  }
+__device__ __forceinline__ Score* ScoresOf(const Arguments& arguments,
+                                           int64_t query, int64_t block) {
+  return static_cast<Score*>(arguments.scores) + query * arguments.row_stride +
+         block * kCodeBlockRows + threadIdx.x % kWarpSize * 2;
 }
 
-// The lane's two scores, with those that do not pass crossed out and the
-// others counted.
+// Writes the lane's two scores, with those that do not pass crossed out, and
+// counts the others.
 template <typename Score>
-__device__ __forceinline__ void FinishPair(const Arguments& arguments,
-                                           int64_t query, int64_t block,
-                                           uint64_t mask, uint32_t first,
-                                           uint32_t second, uint32_t* counts) {
+__device__ __forceinline__ void FinishPair(uint64_t mask, uint32_t first,
+                                           uint32_t second, uint32_t* counts,
+                                           Score* to) {
   const uint32_t two =
       static_cast<uint32_t>(mask >> (threadIdx.x % kWarpSize * 2)) & 3;
   if ((two & 1) != 0) {
@@ -89,7 +91,12 @@ __device__ __forceinline__ void FinishPair(const Arguments& arguments,
   } else {
     second = kNoScore<Score>;
   }
-  StorePair<Score>(arguments, query, block, first, second);
+  if (sizeof(Score) == 1) {
+    *reinterpret_cast<uint16_t*>(to) =
+        static_cast<uint16_t>(first | second << 8);
+  } else {
+    *reinterpret_cast<uint32_t*>(to) = first | second << 16;
+  }
 }
 
 __device__ __forceinline__ uint4 LoadPair(const Arguments& arguments,
@@ -180,10 +187,15 @@ __global__ __launch_bounds__(kThreads) void HeldKernel(
   const int num_queries = static_cast<int>(
       left < arguments.queries_together ? left : arguments.queries_together);
   uint64_t* const queries = reinterpret_cast<uint64_t*>(DynamicShared());
-  uint32_t* const counts = reinterpret_cast<uint32_t*>(
+  const uint64_t** const words_of_query = reinterpret_cast<const uint64_t**>(
       queries + arguments.queries_together * kWords);
+  uint32_t* const counts =
+      reinterpret_cast<uint32_t*>(words_of_query + arguments.queries_together);
   for (int i = threadIdx.x; i < num_queries * kWords; i += kThreads) {
     queries[i] = input.queries.codes[first_query * kWords + i];
+  }
+  for (int q = threadIdx.x; q < num_queries; q += kThreads) {
+    words_of_query[q] = WordsOf(arguments, first_query + q);
   }
   ClearCounts(counts, int64_t{num_queries} * arguments.num_scores);
   __syncthreads();
@@ -194,15 +206,19 @@ __global__ __launch_bounds__(kThreads) void HeldKernel(
                         threadIdx.x / kWarpSize) *
                        kUnroll;
        block < num_blocks; block += step) {
+    uint64_t rows[kUnroll];
     uint64_t masks[kUnroll];  // of all queries together
     uint4 pairs[kUnroll][kWords];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) masks[u] = 0;
+    for (int u = 0; u < kUnroll; ++u) {
+      rows[u] = RowsOf(arguments, block + u);
+      masks[u] = 0;
+    }
 #pragma unroll 1
     for (int q = 0; q < num_queries; ++q) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        masks[u] |= MaskOf(arguments, first_query + q, block + u);
+        masks[u] |= MaskOf(words_of_query[q], block + u, rows[u]);
       }
     }
 #pragma unroll
@@ -217,6 +233,8 @@ __global__ __launch_bounds__(kThreads) void HeldKernel(
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       if (block + u >= num_blocks) break;
+      Score* to = ScoresOf<Score>(arguments, first_query, block + u);
+      uint32_t* own_counts = counts;
 #pragma unroll 1
       for (int q = 0; q < num_queries; ++q) {
         uint32_t first = 0;
@@ -239,9 +257,10 @@ __global__ __launch_bounds__(kThreads) void HeldKernel(
         }
         const uint64_t mask =
             num_queries == 1 ? masks[u]
-                             : MaskOf(arguments, first_query + q, block + u);
-        FinishPair<Score>(arguments, first_query + q, block + u, mask, first,
-                          second, counts + q * arguments.num_scores);
+                             : MaskOf(words_of_query[q], block + u, rows[u]);
+        FinishPair(mask, first, second, own_counts, to);
+        to += arguments.row_stride;
+        own_counts += arguments.num_scores;
       }
     }
   }
@@ -270,11 +289,15 @@ __global__ __launch_bounds__(kThreads) void StreamedKernel(
   for (int64_t block =
            static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
        block < num_blocks; block += static_cast<int64_t>(gridDim.x) * kWarps) {
+    const uint64_t rows = RowsOf(arguments, block);
     uint64_t masks[kQueries];
     uint64_t any = 0;
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
-      masks[q] = MaskOf(arguments, first_query + q, block);
+      masks[q] = 0;
+      if (first_query + q < input.num_queries) {
+        masks[q] = MaskOf(WordsOf(arguments, first_query + q), block, rows);
+      }
       any |= masks[q];
     }
     uint32_t first[kQueries] = {};
@@ -293,8 +316,9 @@ __global__ __launch_bounds__(kThreads) void StreamedKernel(
     for (int q = 0; q < kQueries; ++q) {
       const int64_t query = first_query + q;
       if (query >= input.num_queries) break;
-      FinishPair<Score>(arguments, query, block, masks[q], first[q], second[q],
-                        counts + q * arguments.num_scores);
+      FinishPair(masks[q], first[q], second[q],
+                 counts + q * arguments.num_scores,
+                 ScoresOf<Score>(arguments, query, block));
     }
   }
   __syncthreads();
@@ -308,6 +332,7 @@ __global__ __launch_bounds__(kThreads) void AsymmetricKernel(
     const __grid_constant__ Arguments arguments) {
   const CodeScoreInput& input = arguments.input;
   const int64_t query = blockIdx.y;
+  const uint64_t* const words = WordsOf(arguments, query);
   const int64_t table_words = input.words * kNibblesOfWord * kNibbleValues / 4;
   uint32_t* const shared = reinterpret_cast<uint32_t*>(DynamicShared());
   uint32_t* const counts =
@@ -326,7 +351,7 @@ __global__ __launch_bounds__(kThreads) void AsymmetricKernel(
   for (int64_t block =
            static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
        block < num_blocks; block += static_cast<int64_t>(gridDim.x) * kWarps) {
-    const uint64_t mask = MaskOf(arguments, query, block);
+    const uint64_t mask = MaskOf(words, block, RowsOf(arguments, block));
     uint32_t first = 0;
     uint32_t second = 0;
     if (IsWanted(mask)) {
@@ -345,7 +370,8 @@ __global__ __launch_bounds__(kThreads) void AsymmetricKernel(
         }
       }
     }
-    FinishPair<uint16_t>(arguments, query, block, mask, first, second, counts);
+    FinishPair(mask, first, second, counts,
+               ScoresOf<uint16_t>(arguments, query, block));
   }
   __syncthreads();
   if (kCountInShared) FlushCounts(arguments, counts, query, 1);
@@ -369,9 +395,11 @@ void LaunchScores(void (*kernel)(Arguments), const Arguments& arguments,
          kThreads, shared_bytes, arguments);
 }
 
-// What a block of a symmetric search has in shared memory for each query.
+// What a block of a symmetric search has in shared memory for each query: its
+// code, where its mask is, and its counts.
 int64_t SymmetricBytes(const Arguments& arguments) {
-  return arguments.input.words * int64_t{8} + arguments.num_scores * int64_t{4};
+  return (arguments.input.words + 1) * int64_t{8} +
+         arguments.num_scores * int64_t{4};
 }
 
 template <int kWords, typename Score>
