@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a saved index puts its shards when it is loaded.
+"""Where a saved index puts its variables when it is loaded.
 
 What TensorFlow does with devices (2.21, tried with virtual CPU devices):
 
@@ -35,22 +35,36 @@ from lintf.index.shards import Shards
 _MODEL_FILE = "saved_model.pb"
 # Operations that make the handles of a shard.
 _HANDLES = ("VarHandleOp", "Lintf>IndexHandle")
+# What restores variables; files are read on the CPU anyway.
+_RESTORE = "__inference__traced_restore"
+_ASSIGNMENTS = ("AssignVariableOp", "Identity")
 
 
-def place(path: str | os.PathLike[str], sharding: Shards) -> None:
-    """Writes the shards' devices into a SavedModel.
+def place(path: str | os.PathLike[str], sharding: Shards | None) -> None:
+    """Makes the devices in a SavedModel those of the shards, and no others.
+
+    Without shards whoever loads it chooses: a GPU, if TensorFlow has one. The
+    function that restores the variables is saved with the devices that they
+    have where it is saved; it would keep them there.
 
     Args:
         path: Its directory.
-        sharding: Of the index that it holds.
+        sharding: Of the index that it holds; None for one in one piece.
     """
     file = pathlib.Path(path, _MODEL_FILE)
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for meta_graph in model.meta_graphs:
-        for node in meta_graph.graph_def.node:
-            device = _device(node, sharding)
-            if device is not None:
-                node.device = f"/device:{device}"
+        graph = meta_graph.graph_def
+        if sharding is not None:
+            for node in graph.node:
+                device = _device(node, sharding)
+                if device is not None:
+                    node.device = f"/device:{device}"
+        for function in graph.library.function:
+            if function.signature.name.startswith(_RESTORE):
+                for node in function.node_def:
+                    if node.op in _ASSIGNMENTS:
+                        node.device = ""
     file.write_bytes(model.SerializeToString(deterministic=True))
     # Of the file as it is now.
     fingerprinting_utils.write_fingerprint(os.fspath(path))

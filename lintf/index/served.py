@@ -246,8 +246,8 @@ class ServedIndex(tf.Module):
             signatures=self.signatures(),
             options=tf.saved_model.SaveOptions(namespace_whitelist=namespaces),
         )
-        if isinstance(self.index, ShardedIndex):
-            place(path, self.index.sharding)
+        index = self.index
+        place(path, index.sharding if isinstance(index, ShardedIndex) else None)
         settings = pathlib.Path(path, SETTINGS_FILE)
         settings.parent.mkdir(exist_ok=True)
         text = json.dumps(self._settings, indent=2, sort_keys=True) + "\n"
