@@ -217,7 +217,8 @@ Measures what searches cost on this machine, for the `costs` of
 `Lintf>Retrieve`.
 
 Times the kernels of each algorithm on one thread over the first rows of the
-index, for about a second. The result differs from run to run.
+index, for about a second. The result differs from run to run. On a GPU, whose
+searches need no costs, it is what is compiled in for the CPU.
 
 index: handle from `Lintf>IndexHandle`.
 ids: as in `Lintf>Retrieve`, and so are the others.

@@ -156,6 +156,13 @@ takes codes, if there are any, for queries where they cost less by the
 constants in `costs`, which depends on a query's own pass count and not on the
 batch; and otherwise, for each tile of rows, the cheaper of the exact two.
 
+On a GPU all of the variables are in its memory. A search sees each batch of
+`Lintf>Update` whole or not at all. Results are those of the CPU, bit by bit,
+but for inner products of bfloat16 and half embeddings: those are summed in
+float32 in another order, which depends on the dimension alone. `auto` scores
+exactly wherever there are embeddings. RESOURCE_EXHAUSTED if too little of the
+GPU's memory is left for the search.
+
 INVALID_ARGUMENT if shapes do not fit each other or the index, if a query holds
 NaN or an infinity, and for a malformed program (`program 3: ...`).
 FAILED_PRECONDITION if a variable has no value yet or two rows have the same id.

@@ -218,7 +218,8 @@ def planner_costs(
 ) -> tf.Tensor:
     """Measures what searches cost on this machine, for `retrieve`'s planner.
 
-    Takes about a second on one thread. The result differs from run to run.
+    Takes about a second on one thread. The result differs from run to run. Of
+    an index on a GPU it is what is compiled in for the CPU.
 
     Args:
         resource: The `IndexResource`.
