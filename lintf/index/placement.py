@@ -5,8 +5,10 @@ What TensorFlow does with devices (2.21, tried with virtual CPU devices):
 
 - An operation on an index runs where its variables are: of a function's
   arguments the handles decide. So only the nodes that make the handles of
-  variables and index resources need a device, and nothing in a function has
-  one.
+  variables and index resources need a device, and no operation on an index in
+  a function has one.
+- An operation that is given handles of several devices cannot be placed, unless
+  it is a plain function call. That of batches is none, so each shard has one.
 - `tf.saved_model.save` leaves variables' devices out, or takes those that they
   have on the exporting machine, which may have other ones. So they are written
   into the saved graph afterwards.
