@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <random>
 #include <vector>
 
+#include "custom_ops/core/index_state.h"
 #include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/live_search.h"
 #include "custom_ops/core/live_test_index.h"
@@ -242,10 +244,58 @@ void LogMovesOnInOrder() {
   CHECK_THAT(low.Check(stored, &advance) == Result::kInvalid);
 }
 
+// Tables that follow the changes of the state are those that `Apply` writes.
+void ChangesOfTheStateAlone() {
+  constexpr int64_t kCapacity = 12;
+  std::mt19937 random(5);
+  std::vector<int64_t> ids(kCapacity, kNoId);
+  std::vector<int64_t> followed = ids;
+  RowTables tables;
+  tables.ids = ids.data();
+  IndexState state(ids.data(), 0, kCapacity);
+  IndexState other(ids.data(), 0, kCapacity);
+  int64_t reused = 0;
+  for (int step = 0; step < 500; ++step) {
+    const int64_t count = random() % 8;
+    std::vector<int64_t> batch(count);
+    const auto remove = std::make_unique<bool[]>(count + 1);
+    for (int64_t i = 0; i < count; ++i) {
+      batch[i] = static_cast<int64_t>(random() % 16) - 1;
+      remove[i] = random() % 2 == 0;
+    }
+    RowUpdates updates;
+    updates.count = count;
+    updates.ids = batch.data();
+    updates.remove = remove.get();
+    const UpdatePlan plan(updates, state);
+    const UpdatePlan same(updates, other);
+    CHECK_THAT(plan.status() == same.status());
+    if (plan.missing_room() > 0) continue;
+    plan.Apply(tables, &state);
+    std::vector<int64_t> seen;
+    int64_t died = 0;
+    for (const auto& [row, update] : same.ApplyToState(&other)) {
+      seen.push_back(row);
+      died += update < 0;
+      followed[row] = update < 0 ? kNoId : batch[update];
+    }
+    std::sort(seen.begin(), seen.end());
+    CHECK_THAT(std::adjacent_find(seen.begin(), seen.end()) == seen.end());
+    const auto deletes = std::count(plan.status().begin(), plan.status().end(),
+                                    UpdateStatus::kDeleted);
+    reused += died < deletes;
+    CHECK_THAT(followed == ids) << "step " << step;
+    CHECK_THAT(state.num_rows() == other.num_rows());
+    CHECK_THAT(state.live_rows() == other.live_rows());
+  }
+  CHECK_THAT(reused > 10) << "rows that change hands within a batch";
+}
+
 }  // namespace
 }  // namespace lintf
 
 int main() {
+  lintf::ChangesOfTheStateAlone();
   lintf::UpsertsAndDeletes();
   lintf::LastOfAnItemCounts();
   lintf::FullIndexChangesNothing();
