@@ -60,6 +60,10 @@ void SetLength(Program* words) {
 
 std::vector<uint64_t> WordsOf(const Masks& masks) {
   std::vector<uint64_t> words(masks.num_masks() * masks.stride);
+  if (std::all_of(masks.passes_all.begin(), masks.passes_all.end(),
+                  [](bool passes) { return passes; })) {
+    return words;  // nothing was written
+  }
   Require(cudaMemcpy(words.data(), masks.words, words.size() * sizeof(uint64_t),
                      cudaMemcpyDeviceToHost),
           "copying masks");
