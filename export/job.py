@@ -336,9 +336,8 @@ def _measure_recall(
         _plans(request, schema),
         asked,
         codes.floor(rescored=not alone),
-        None
-        if places is None
-        else (_vectors(index, items, item_tower, config), places),
+        _vectors(index, items, item_tower, config) if alone else None,
+        places,
     )
 
 

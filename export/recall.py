@@ -78,7 +78,8 @@ def measure(
     plans: Mapping[str, Plan],
     queries: QuerySet,
     floor: float,
-    items: tuple[Iterable[np.ndarray], np.ndarray] | None = None,
+    batches: Iterable[np.ndarray] | None = None,
+    places: np.ndarray | None = None,
 ) -> tuple[Report, ...]:
     """Measures every signature that may answer by codes.
 
@@ -87,32 +88,33 @@ def measure(
         plans: How the signatures search, by name.
         queries: What to ask.
         floor: What the recall must reach.
-        items: If the index has codes alone: the embeddings of all items,
-            `[n, dim]` each, and `[items]` the row of each item.
+        batches: The embeddings of all items, `[n, dim]` each, if the index has
+            codes alone.
+        places: `[items]` the row of each of them; None for the items' order.
     """
     quantization = index.schema.quantization
     assert quantization is not None
     plans = {n: p for n, p in plans.items() if uses_codes(p)}
     most = max(plan.k for plan in plans.values()) + 1
-    if items is None:
+    if batches is None:
         parts = _search(index, queries.vectors, most, "masked", None)
         best = np.concatenate([rows for _, rows in parts])
     else:
-        batches, places = items
         best = exact_rows(batches, queries.vectors, most, index.schema.metric)
-        best = np.where(best < 0, -1, places[best])
+        if places is not None:
+            best = np.where(best < 0, -1, places[best])
     reports = []
     for name, plan in plans.items():
         exact = without_own(best, queries.own, plan.k)
         chosen = plan.shortlist or quantization.shortlist
-        chosen = max(chosen, plan.k) if items is None else plan.k
+        chosen = max(chosen, plan.k) if batches is None else plan.k
         sizes = {chosen, *(m * plan.k for m in _MULTIPLES)}
         table = []
         for size in sorted({min(s, int(index.num_rows)) for s in sizes}):
             # One more of each, in place of the item that the query is.
             own = int((queries.own >= 0).any())
             codes = dataclasses.replace(quantization, shortlist=size + own)
-            k = (plan.k if items is None else size) + own
+            k = (plan.k if batches is None else size) + own
             each: list[float] = []
             for part, rows in _search(
                 index, queries.vectors, k, "quantized", codes
@@ -129,7 +131,7 @@ def measure(
                 floor=floor,
                 num_queries=len(queries.vectors),
                 source=queries.source,
-                rescored=items is None,
+                rescored=batches is None,
                 codes=_in_words(quantization),
                 table=tuple(table),
             )
@@ -258,7 +260,8 @@ def _search(
         Which queries, and their rows: `[queries, min(k, rows)]`.
     """
     k = min(k, int(index.num_rows))
-    step = max(1, _MAX_RESULTS // k)
+    # Each shard gives as many, before the best are taken.
+    step = max(1, _MAX_RESULTS // (k * len(shards_of(index))))
     for begin in range(0, len(queries), step):
         part = queries[begin : begin + step]
         programs = ops.compile_filter([""] * len(part), index.schema)
