@@ -94,6 +94,10 @@ class DeviceArray {
             "cudaMemcpy to the GPU");
   }
 
+  // Not inlined: g++ 12 then warns of a vector that it takes apart wrongly.
+#ifdef __GNUC__
+  __attribute__((noinline))
+#endif
   std::vector<T> ToHost() const {
     const std::unique_ptr<T[]> copy(new T[count_ + 1]);
     Require(cudaDeviceSynchronize(), "work on the GPU");
