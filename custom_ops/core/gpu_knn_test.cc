@@ -15,6 +15,7 @@
 #include "custom_ops/core/gpu_masks.h"
 #include "custom_ops/core/gpu_testing.h"
 #include "custom_ops/core/item_encoding.h"
+#include "custom_ops/core/knn_test_data.h"
 #include "custom_ops/core/masked_knn.h"
 #include "custom_ops/core/search_test_data.h"
 #include "custom_ops/core/testing.h"
@@ -58,33 +59,8 @@ struct Case {
   }
 };
 
-struct Answer {
-  std::vector<float> scores;
-  std::vector<int64_t> rows;
-  std::vector<int32_t> counts;
-
-  bool operator==(const Answer& other) const {
-    return counts == other.counts && rows == other.rows &&
-           std::memcmp(scores.data(), other.scores.data(),
-                       scores.size() * sizeof(float)) == 0;
-  }
-};
-
-// The rows as their type has them.
-struct Stored {
-  explicit Stored(const Case& c)
-      : data(c.rows * c.dim * ElementSize(c.type)), scales(c.rows) {
-    for (int64_t row = 0; row < c.rows; ++row) {
-      EncodeRow(c.type, c.items.data() + row * c.dim, c.dim,
-                data.data() + row * c.dim * ElementSize(c.type), &scales[row]);
-    }
-    matrix = ItemMatrix(data.data(), c.type, scales.data());
-  }
-
-  std::vector<char> data;
-  std::vector<float> scales;
-  ItemMatrix matrix;
-};
+using Answer = testing::KnnAnswer;
+using Stored = testing::StoredRows;
 
 Case RandomCase(int64_t rows, int64_t dim, int64_t batch, int64_t k,
                 Metric metric, ElementType type, Random* random) {
