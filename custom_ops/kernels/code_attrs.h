@@ -3,6 +3,7 @@
 #ifndef LINTF_CUSTOM_OPS_KERNELS_CODE_ATTRS_H_
 #define LINTF_CUSTOM_OPS_KERNELS_CODE_ATTRS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -60,15 +61,24 @@ class CodeAttrs {
   // The codes of the index must be the ones that the attributes describe, for
   // queries of dimension `query_dim`.
   absl::Status Check(int64_t code_words, int64_t query_dim) const {
-    if (code_words != oporp_->config().words()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the variable `codes` must hold ", oporp_->config().words(),
-          " words a row, `bins` times `repeats` over 64, got ", code_words));
-    }
+    TF_RETURN_IF_ERROR(CheckWords(code_words));
     if (query_dim != dim()) {
       return absl::InvalidArgumentError(
           absl::StrCat("`dim` must be the dimension of the queries, ",
                        query_dim, ", got ", dim()));
+    }
+    return absl::OkStatus();
+  }
+
+  // The same, for rows of dimension `row_dim`, of which the codes may leave out
+  // the end.
+  absl::Status CheckRows(int64_t code_words, int64_t row_dim) const {
+    TF_RETURN_IF_ERROR(CheckWords(code_words));
+    if (dim() > row_dim) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("`dim`, the coded numbers of an embedding, must be at "
+                       "most its length, ",
+                       row_dim, ", got ", dim()));
     }
     return absl::OkStatus();
   }
@@ -81,14 +91,30 @@ class CodeAttrs {
     return samples;
   }
 
-  // The codes of items [count, dim].
-  std::vector<uint64_t> Encode(const float* items, int64_t count) const {
+  // The codes of items [count, row_dim], of the first numbers of each.
+  std::vector<uint64_t> Encode(const float* items, int64_t count,
+                               int64_t row_dim) const {
+    std::vector<float> coded;
+    if (row_dim != dim()) {
+      coded.resize(count * dim());
+      for (int64_t i = 0; i < count; ++i) {
+        std::copy_n(items + i * row_dim, dim(), coded.data() + i * dim());
+      }
+      items = coded.data();
+    }
     std::vector<uint64_t> codes(count * oporp_->config().words());
     oporp_->EncodeBatch(items, count, codes.data());
     return codes;
   }
 
  private:
+  absl::Status CheckWords(int64_t code_words) const {
+    if (code_words == oporp_->config().words()) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the variable `codes` must hold ", oporp_->config().words(),
+        " words a row, `bins` times `repeats` over 64, got ", code_words));
+  }
+
   std::optional<SignOporp> oporp_;
   CodeScoring scoring_ = CodeScoring::kAsymmetric;
 };

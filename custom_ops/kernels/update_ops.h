@@ -185,7 +185,7 @@ class UpdateOp : public tensorflow::OpKernel {
     const bool has_items = tables.items.data != nullptr;
     const int64_t dim = has_items ? tables.dim : code_attrs_.dim();
     if (code_attrs_.has_codes()) {
-      TF_RETURN_IF_ERROR(code_attrs_.Check(tables.code_words, dim));
+      TF_RETURN_IF_ERROR(code_attrs_.CheckRows(tables.code_words, dim));
     }
     if (given.dims() != 2 || given.dim_size(0) != updates->count ||
         given.dim_size(1) != dim) {
@@ -227,7 +227,7 @@ class UpdateOp : public tensorflow::OpKernel {
       updates->scales = encoded->scales.data();
     }
     if (tables.codes != nullptr) {
-      encoded->codes = code_attrs_.Encode(vectors.data(), updates->count);
+      encoded->codes = code_attrs_.Encode(vectors.data(), updates->count, dim);
       updates->codes = encoded->codes.data();
     }
     return absl::OkStatus();

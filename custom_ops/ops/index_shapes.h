@@ -37,6 +37,29 @@ inline absl::Status MergeDimAttr(
   return c->Merge(*dim, c->MakeDim(given), dim);
 }
 
+// Checks the attribute `dim`, where it is given, as the number of an
+// embedding's first numbers that are coded; all of them, if there are codes
+// alone behind the handle `input`.
+inline absl::Status CheckCodedDim(
+    tensorflow::shape_inference::InferenceContext* c, int input,
+    tensorflow::shape_inference::DimensionHandle* dim) {
+  int64_t given;
+  TF_RETURN_IF_ERROR(c->GetAttr("dim", &given));
+  if (given == 0) return absl::OkStatus();
+  const auto* variable = c->input_handle_shapes_and_types(input);
+  if (variable != nullptr && variable->size() == 1 &&
+      (*variable)[0].dtype == tensorflow::DT_INT64) {
+    return c->Merge(*dim, c->MakeDim(given), dim);
+  }
+  if (c->ValueKnown(*dim) && given > c->Value(*dim)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("`dim`, the coded numbers of an embedding, must be at "
+                     "most its length, ",
+                     c->Value(*dim), ", got ", given));
+  }
+  return absl::OkStatus();
+}
+
 // `scales` and `codes` are one variable each, or none.
 inline absl::Status CheckOptional(
     tensorflow::shape_inference::InferenceContext* c) {

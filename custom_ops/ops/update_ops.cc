@@ -77,8 +77,8 @@ absl::Status UpdateShape(InferenceContext* c) {
     TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(vectors, 0), &batch));
     DimensionHandle dim;
     TF_RETURN_IF_ERROR(EmbeddingDim(c, index + 2, &dim));
-    TF_RETURN_IF_ERROR(MergeDimAttr(c, &dim));
     TF_RETURN_IF_ERROR(c->Merge(dim, c->Dim(vectors, 1), &dim));
+    TF_RETURN_IF_ERROR(CheckCodedDim(c, index + 2, &dim));
   }
   for (int i = 0; i < num_columns; ++i) {
     TF_RETURN_IF_ERROR(CheckColumnValues(c, values + i, columns + i, batch));
@@ -172,7 +172,9 @@ rows: rows in use after the batch; `[batch]`.
 num_embeddings: 1, or 0 if attributes alone change.
 value_types: the dtypes of the columns.
 metric: as in `Lintf>Retrieve`.
-dim: dimension of the embeddings; needed with codes.
+dim: how many numbers of an embedding, the first, are coded: the dimension of
+  the embeddings, or the length of a learned similarity's item components;
+  needed with codes.
 bins: samples of one repeat of the codes (`Lintf>SignOporp`).
 repeats: repeats of the codes.
 seed: seed of the codes.

@@ -18,6 +18,7 @@ import tensorflow as tf
 from lintf import ops
 from lintf.index import columns, oporp, storage
 from lintf.index.schema import IndexSchema
+from lintf.similarity.spec import SimilaritySpec
 
 NO_ID = -1
 # Codes are stored in blocks of this many rows, word by word.
@@ -32,11 +33,13 @@ class Shard:
         device: Where its variables lie.
         prefix: Of their names.
         id_text: The table of all shards, if ids are strings.
+        similarity: The weights of all shards, if there is a similarity.
     """
 
     device: str
     prefix: str
     id_text: Any = None
+    similarity: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Index(tf.Module):
         log_offsets: `[log_partitions]` int64 variable: how far the change log
             has been applied; -1 before its first record.
         id_text: The text of string ids by fingerprint, else None.
+        similarity: The weights of the schema's similarity, float32 variables
+            by name; None without one. 0 until they are set or restored.
 
     >>> from lintf.index.schema import infer_attribute
     >>> year = infer_attribute("year", "int", [])
@@ -144,6 +149,13 @@ class Index(tf.Module):
         self.id_text: Any = None
         if schema.id_dtype == "string":
             self.id_text = new_id_text() if shard is None else shard.id_text
+        self.similarity: Any = None
+        if schema.similarity is not None:
+            self.similarity = (
+                new_similarity_weights(schema.similarity)
+                if shard is None
+                else shard.similarity
+            )
         if shard is None:
             self._allocate(log_partitions, "")
             self.resource = ops.IndexResource()
@@ -202,6 +214,24 @@ class Index(tf.Module):
     def index_bytes(self) -> int:
         """Bytes of all allocated rows."""
         return _row_bytes(self)
+
+    @property
+    def similarity_weights(self) -> list[tf.Variable]:
+        """The similarity's weights in the operations' order; none without."""
+        return weights_in_order(self.schema, self.similarity)
+
+    def set_similarity_weights(self, weights: Mapping[str, Any]) -> None:
+        """Sets the weights that searches score with.
+
+        Args:
+            weights: An array or tensor for each of the names of
+                `schema.similarity.weight_shapes()`.
+
+        Raises:
+            ValueError: They are not those, not of their shapes or not finite,
+                or the index has no similarity; nothing has changed.
+        """
+        assign_similarity_weights(self.schema, self.similarity, weights)
 
     def append(
         self,
@@ -366,7 +396,7 @@ class Index(tf.Module):
         if quantization is None:
             return None
         codes: np.ndarray = ops.sign_oporp(
-            vectors,
+            vectors[:, : self.schema.coded_dim],
             bins=quantization.bins,
             repeats=quantization.repeats,
             seed=quantization.seed,
@@ -458,6 +488,7 @@ class IndexState(tf.Module):
         self.num_rows = index.num_rows
         self.log_offsets = index.log_offsets
         self.id_text = index.id_text
+        self.similarity = index.similarity
 
     @property
     def index_bytes(self) -> int:
@@ -468,6 +499,62 @@ class IndexState(tf.Module):
 def new_id_text() -> Any:
     """An empty table of texts by fingerprint."""
     return tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, "")
+
+
+def new_similarity_weights(spec: SimilaritySpec) -> dict[str, tf.Variable]:
+    """Variables for the weights of a similarity, 0."""
+    return {
+        name: tf.Variable(
+            tf.zeros(shape), trainable=False, name=f"similarity/{name}"
+        )
+        for name, shape in spec.weight_shapes().items()
+    }
+
+
+def weights_in_order(schema: IndexSchema, weights: Any) -> list[tf.Variable]:
+    """The weights of a schema's similarity in the operations' order.
+
+    Args:
+        schema: Of the index.
+        weights: By name; None if the schema has no similarity.
+    """
+    if schema.similarity is None:
+        return []
+    return [weights[name] for name in schema.similarity.weight_shapes()]
+
+
+def assign_similarity_weights(
+    schema: IndexSchema, variables: Any, weights: Mapping[str, Any]
+) -> None:
+    """Checks weights and assigns them; see `Index.set_similarity_weights`."""
+    if schema.similarity is None:
+        raise ValueError(
+            "similarity weights must be given to an index with a learned "
+            "similarity, but its schema has none"
+        )
+    shapes = schema.similarity.weight_shapes()
+    if set(weights) != set(shapes):
+        raise ValueError(
+            "the similarity's weights must be exactly those of its spec; "
+            f"missing: {sorted(set(shapes) - set(weights)) or 'none'}, "
+            f"unknown: {sorted(set(weights) - set(shapes)) or 'none'}"
+        )
+    checked = {}
+    for name, shape in shapes.items():
+        value = np.asarray(weights[name], np.float32)
+        if value.shape != shape:
+            raise ValueError(
+                f"the similarity's weight {name!r} must have shape "
+                f"{list(shape)}, got {list(value.shape)}"
+            )
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"the similarity's weight {name!r} must be finite, got NaN or "
+                "an infinity"
+            )
+        checked[name] = value
+    for name, value in checked.items():
+        variables[name].assign(value)
 
 
 def code_rows(codes: Any, count: int) -> Any:

@@ -77,6 +77,7 @@ def restore(
     texts = _Texts(path) if shape.schema.id_dtype == "string" else None
     rows = _rows_of(loaded.state, shape.schema, texts)
     index = _made_of(rows, shape.schema, capacity, sharding_of(path))
+    copy_similarity(loaded.state, index)
     return Restored(index, towers(loaded), settings, shape.capacity)
 
 
@@ -181,7 +182,27 @@ def resized(index: AnyIndex, capacity: int) -> AnyIndex:
     sharding = Shards()
     if isinstance(index, ShardedIndex):
         sharding = index.sharding
-    return _made_of(rows, index.schema, capacity, sharding)
+    copy = _made_of(rows, index.schema, capacity, sharding)
+    copy_similarity(index, copy)
+    return copy
+
+
+def copy_similarity(state: Any, index: AnyIndex) -> None:
+    """Copies the weights of a similarity, if the index has one.
+
+    Args:
+        state: An index of the same similarity, or a loaded one.
+        index: To be changed.
+    """
+    spec = index.schema.similarity
+    if spec is None or not spec.weight_shapes():
+        return
+    index.set_similarity_weights(
+        {
+            name: state.similarity[name].read_value()
+            for name in spec.weight_shapes()
+        }
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from lintf.similarity.spec import SimilaritySpec
+
 # Format 1 has float32 embeddings and no codes; it still loads.
 FORMAT_VERSION = 2
-FORMATS = (1, 2)
+# Of an index with a learned similarity, so that a lintf that knows none
+# refuses it by its number.
+SIMILARITY_FORMAT = 3
+FORMATS = (1, 2, 3)
 
 KINDS = ("category", "tags", "int", "float", "timestamp", "bool")
 ENCODINGS = ("number", "vocabulary", "hash", "bits")
@@ -271,7 +276,8 @@ class IndexSchema:
     """The ids, the embeddings and the attributes of an index.
 
     Attributes:
-        dim: Length of the embeddings.
+        dim: Length of the embeddings; with a similarity those are its item
+            vectors.
         metric: "inner_product", "cosine" (embeddings are normalised on the
             way in, queries when they arrive) or "l2" (the score is minus the
             squared distance).
@@ -281,8 +287,12 @@ class IndexSchema:
         dtype: Of the stored embeddings: "float32"; "bfloat16" and "float16"
             (rounded); "int8" (with a scale for each row); "none": their codes
             are all that is stored.
-        quantization: The codes, or None if there are none.
-        format_version: Of the SavedModel's state.
+        quantization: The codes, or None if there are none. With a similarity
+            they are those of the item components alone.
+        format_version: Of the SavedModel's state; `SIMILARITY_FORMAT` with a
+            similarity, whatever is given.
+        similarity: What scores items in place of the metric, which is
+            "inner_product" then; None if the metric does.
     """
 
     dim: int
@@ -293,8 +303,14 @@ class IndexSchema:
     dtype: str = "float32"
     quantization: Quantization | None = None
     format_version: int = FORMAT_VERSION
+    similarity: SimilaritySpec | None = None
 
     def __post_init__(self) -> None:
+        if self.similarity is not None:
+            if self.format_version == FORMAT_VERSION:
+                object.__setattr__(self, "format_version", SIMILARITY_FORMAT)
+        elif self.format_version == SIMILARITY_FORMAT:
+            object.__setattr__(self, "format_version", FORMAT_VERSION)
         if self.format_version not in FORMATS:
             raise ValueError(
                 f"this lintf reads the index formats "
@@ -323,8 +339,10 @@ class IndexSchema:
                 f"attribute names must be distinct, got {', '.join(twice)} "
                 "more than once"
             )
+        if self.similarity is not None:
+            self._check_similarity(self.similarity)
         if self.quantization is not None:
-            self.quantization.check_dim(self.dim)
+            self.quantization.check_dim(self.coded_dim)
         elif self.dtype == "none":
             raise ValueError(
                 '`dtype` "none" stores codes alone, so there must be a '
@@ -341,6 +359,45 @@ class IndexSchema:
                 "index format 1 has float32 embeddings and no codes, got "
                 f"dtype {self.dtype!r} and {self.quantization}"
             )
+
+    def _check_similarity(self, similarity: SimilaritySpec) -> None:
+        if self.format_version == 1:
+            raise ValueError(
+                "index format 1 has no similarity; leave `format_version` out"
+            )
+        if self.metric != "inner_product":
+            raise ValueError(
+                '`metric` must be "inner_product" with a learned similarity, '
+                f"which takes its place, got {self.metric!r}"
+            )
+        if self.dim != similarity.item_dim:
+            raise ValueError(
+                f"`dim` must be {similarity.item_dim}, the length of the "
+                f"similarity's item vectors, got {self.dim}"
+            )
+        if self.dtype == "none":
+            raise ValueError(
+                "an index with a learned similarity must store its item "
+                'vectors, which scores are made of, got `dtype` "none"; '
+                "choose another one"
+            )
+
+    @property
+    def query_dim(self) -> int:
+        """Length of a query's embedding."""
+        if self.similarity is None:
+            return self.dim
+        return self.similarity.query_dim
+
+    @property
+    def coded_dim(self) -> int:
+        """How many of an embedding's numbers codes are made of: the first.
+
+        A similarity's components, without the item's gate.
+        """
+        if self.similarity is None:
+            return self.dim
+        return self.similarity.components_dim
 
     def attribute(self, name: str) -> Attribute:
         """The attribute called `name`.
@@ -359,6 +416,9 @@ class IndexSchema:
         data = dataclasses.asdict(self)
         if self.format_version == 1:
             del data["dtype"], data["quantization"]
+        if self.similarity is None:
+            # As it was before there were any.
+            del data["similarity"]
         return json.dumps(data, sort_keys=True)
 
     @classmethod
@@ -379,10 +439,12 @@ class IndexSchema:
         )
         limits = FilterLimits(**data.pop("limits"))
         codes = data.pop("quantization", None)
+        similarity = data.pop("similarity", None)
         return cls(
             attributes=attributes,
             limits=limits,
             quantization=codes and Quantization(**codes),
+            similarity=similarity and SimilaritySpec(**similarity),
             **data,
         )
 

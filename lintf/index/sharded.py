@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lintf.index.index import Index, Shard, new_id_text
+from lintf.index.index import (
+    Index,
+    Shard,
+    assign_similarity_weights,
+    new_id_text,
+    new_similarity_weights,
+    weights_in_order,
+)
 from lintf.index.schema import IndexSchema
 from lintf.index.shards import Shards, shard_of
 
@@ -57,6 +64,8 @@ class ShardedIndex(tf.Module):
             far the change log has been applied to all of them. The others'
             stay at -1.
         id_text: The text of string ids by fingerprint, else None.
+        similarity: The weights of a similarity, as an `Index` has them; one
+            set for all shards.
         update_lock: Updates hold it, one at a time.
 
     >>> index = ShardedIndex(IndexSchema(dim=2), 100, Shards(2))
@@ -93,12 +102,20 @@ class ShardedIndex(tf.Module):
         self.capacity = capacity
         self.sharding = sharding
         self.id_text = new_id_text() if schema.id_dtype == "string" else None
+        self.similarity: Any = None
+        if schema.similarity is not None:
+            self.similarity = new_similarity_weights(schema.similarity)
         self.shards = [
             Index(
                 schema,
                 sharding.capacity_of_each(capacity),
                 log_partitions=log_partitions,
-                shard=Shard(sharding.device(i), f"{_PREFIX}{i}/", self.id_text),
+                shard=Shard(
+                    sharding.device(i),
+                    f"{_PREFIX}{i}/",
+                    self.id_text,
+                    self.similarity,
+                ),
             )
             for i in range(sharding.count)
         ]
@@ -114,6 +131,15 @@ class ShardedIndex(tf.Module):
     def index_bytes(self) -> int:
         """Bytes of all allocated rows."""
         return sum(shard.index_bytes for shard in self.shards)
+
+    @property
+    def similarity_weights(self) -> list[tf.Variable]:
+        """As `Index.similarity_weights`."""
+        return weights_in_order(self.schema, self.similarity)
+
+    def set_similarity_weights(self, weights: Mapping[str, Any]) -> None:
+        """As `Index.set_similarity_weights`."""
+        assign_similarity_weights(self.schema, self.similarity, weights)
 
     def append(
         self,

@@ -69,7 +69,7 @@ def _update(
         scales=index.scales,
         codes=index.codes,
         quantization=index.schema.quantization,
-        dim=index.schema.dim,
+        dim=index.schema.coded_dim,
         metric=index.schema.metric,
     )
 

@@ -105,7 +105,8 @@ def update(
         scales: As there.
         codes: As there.
         quantization: As there.
-        dim: As there.
+        dim: How many numbers of an embedding, the first, are coded; needed
+            with `codes`.
         metric: As there.
         name: Of the operation.
 

@@ -86,8 +86,8 @@ def test_json_round_trip_keeps_everything():
     )
     assert IndexSchema.from_json(coded.to_json()) == coded
     text = schema.to_json()
-    text = text.replace('"format_version": 2', '"format_version": 3')
-    with pytest.raises(ValueError, match="got format 3; export the index"):
+    text = text.replace('"format_version": 2', '"format_version": 4')
+    with pytest.raises(ValueError, match="got format 4; export the index"):
         IndexSchema.from_json(text)
 
 
