@@ -13,7 +13,14 @@ from typing import Any, Literal
 import yaml
 
 from export.parse import ConfigError, to_dataclass
-from lintf.index.plan import Algorithm, Plan, Variant, check_variants
+from lintf.index.plan import (
+    LEARNED_ALGORITHMS,
+    Algorithm,
+    Candidates,
+    Plan,
+    Variant,
+    check_variants,
+)
 from lintf.index.schema import (
     MAX_CODE_BITS,
     WORD_BITS,
@@ -49,6 +56,48 @@ class SavedTower:
 
 
 @dataclasses.dataclass(frozen=True)
+class SavedSimilarity:
+    """A learned similarity on disk, which the saved towers' outputs are for.
+
+    Attributes:
+        path: A directory that `lintf.similarity.saved.save` wrote.
+    """
+
+    path: str
+
+
+# Of the recipe: the inner product, and the learned ones.
+SimilarityKind = Literal["dot", "hadamard_mlp", "mixture_of_logits"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuneConfig:
+    """A last stage that trains the index's rows together with the query tower.
+
+    Attributes:
+        epochs: Passes over the training data.
+        learning_rate: Adam's; small, because all has been trained before.
+        k: Rows that the index retrieves for each query of a step, whose
+            scores the gradients come from.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    k: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "k"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1, got {getattr(self, name)}"
+                )
+        if not self.learning_rate > 0:
+            raise ValueError(
+                f"`learning_rate` must be positive, got {self.learning_rate:g}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class TowersConfig:
     """Where the towers come from: trained here, or loaded.
 
@@ -59,6 +108,11 @@ class TowersConfig:
         part: What the recipe holds out: each user's last item ("test") or
             last two ("validation").
         options: Further settings of the recipe: `lintf.towers.TowerConfig`.
+        similarity: What compares a query with an item. Trained here: "dot",
+            the inner product, or a learned one, by name. With saved towers:
+            where it is saved; without it the inner product.
+        fine_tune: Trains the index's rows through what it retrieves, after
+            the recipe's own training; by default not.
         query: A saved query tower; without one (and without a recipe) clients
             send embeddings.
         item: A saved item tower; without one the items bring embeddings.
@@ -69,6 +123,8 @@ class TowersConfig:
     seed: int = 1
     part: Literal["test", "validation"] = "test"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    similarity: SimilarityKind | SavedSimilarity | None = None
+    fine_tune: FineTuneConfig | None = None
     query: SavedTower | None = None
     item: SavedTower | None = None
 
@@ -87,6 +143,36 @@ class TowersConfig:
             )
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {self.epochs}")
+        self._check_similarity()
+
+    def _check_similarity(self) -> None:
+        similarity = self.similarity
+        trained = isinstance(similarity, str)
+        if similarity is not None and trained != (self.recipe is not None):
+            raise ValueError(
+                "`similarity` must be a name where a `recipe` trains it, and "
+                "`{path: DIR}` where the towers are saved ones, got "
+                f"{similarity if trained else 'a path'!r} with "
+                f"{'a recipe' if self.recipe else 'saved towers'}"
+            )
+        if self.fine_tune is not None and self.recipe is None:
+            raise ValueError(
+                "`fine_tune` needs a `recipe`, whose data it trains on; "
+                "remove it"
+            )
+        if similarity is None or trained:
+            return
+        missing = [n for n in ("query", "item") if getattr(self, n) is None]
+        if missing:
+            raise ValueError(
+                "`similarity` needs both towers, because it compares their "
+                f"outputs; missing: {', '.join(missing)}"
+            )
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the similarity is a learned one."""
+        return self.similarity not in (None, "dot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,8 +408,26 @@ class AttributeConfig:
         return self.column or self.name
 
 
+# Of two-stage searches with a learned similarity.
+_DEFAULT_LEARNED_FLOOR = 0.95
+_DEFAULT_RECALL_QUERIES = 256
+
+_INNER_PRODUCT_ALGORITHMS = ("masked", "prefiltered", "quantized")
+
 # What warm-up and verification ask in one request.
 _LEAST_REQUEST_ROWS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesFile:
+    """Raw features of some queries.
+
+    Attributes:
+        path: A `.npz` file with an array for each of the query tower's
+            features, a query a row.
+    """
+
+    path: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,16 +438,37 @@ class RetrieveConfig:
         k: Results a query.
         algorithm: "masked" scores all rows for a batch, "prefiltered" those
             that pass the filter, with the same result; "quantized" selects by
-            codes and rescores; "auto" takes what costs least.
+            codes and rescores; "auto" takes what costs least. With a learned
+            similarity: "exact" scores all rows that pass, "bounded" gives the
+            same and scores no more than it must, "two_stage" selects
+            candidates by something cheaper and scores these.
+        candidates: Of "two_stage": by the inner product of the "averaged"
+            components, by the best of each pair of "components", or by
+            "codes".
+        budget: Candidates that "two_stage" scores, at least `k`; by default
+            10 times `k`, at least 1,000.
+        recall_floor: A learned similarity: nothing is published if
+            "two_stage" finds less than this share of the exact results; by
+            default 0.95.
+        recall_queries: A learned similarity: queries that this is measured
+            with: held-out users of the recipe's data, or those of
+        recall_features: Queries in a file. Needed with saved towers where a
+            signature may search in two stages.
         variants: Further pairs of signatures, `<name>` and
             `<name>_by_embedding`, each with a `name`, a `k`, an `algorithm`
-            and a `shortlist` (by default as many times `k` as here).
+            and a `shortlist` (by default as many times `k` as here), or
+            `candidates` and a `budget`.
         return_attributes: Come back with the results.
         max_request_rows: Most rows of one request.
     """
 
     k: int = 100
     algorithm: Algorithm = "auto"
+    candidates: Candidates | None = None
+    budget: int | None = None
+    recall_floor: float | None = None
+    recall_queries: int | None = None
+    recall_features: FeaturesFile | None = None
     variants: tuple[Variant, ...] = ()
     return_attributes: tuple[str, ...] = ()
     max_request_rows: int = 1024
@@ -354,6 +479,15 @@ class RetrieveConfig:
         for k in (self.k, *(v.k for v in self.variants)):
             if k > MAX_K:
                 raise ValueError(f"`k` must be at most {MAX_K}, got {k}")
+        for name in ("budget", "recall_queries"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        floor = self.recall_floor
+        if floor is not None and not 0 <= floor <= 1:
+            raise ValueError(
+                f"`recall_floor` must be from 0 to 1, got {floor:g}"
+            )
         check_variants(self.variants)
         if self.max_request_rows < _LEAST_REQUEST_ROWS:
             raise ValueError(
@@ -361,9 +495,26 @@ class RetrieveConfig:
                 f"got {self.max_request_rows}"
             )
 
+    @property
+    def learned_floor(self) -> float:
+        """What the recall of two-stage searches must reach."""
+        if self.recall_floor is None:
+            return _DEFAULT_LEARNED_FLOOR
+        return self.recall_floor
+
+    @property
+    def learned_queries(self) -> int:
+        """How many queries it is measured with."""
+        return self.recall_queries or _DEFAULT_RECALL_QUERIES
+
     def plans(self, schema: IndexSchema) -> dict[str, Plan]:
         """How each retrieve signature searches, by name."""
-        main = Plan(self.k, self.algorithm)
+        main = Plan(
+            self.k,
+            self.algorithm,
+            candidates=self.candidates,
+            budget=self.budget,
+        )
         return {
             "retrieve": main,
             **{v.name: v.plan_beside(main, schema) for v in self.variants},
@@ -595,8 +746,108 @@ class JobConfig:
                     f"retrieve.return_attributes[{i}]: no attribute {name!r}; "
                     f"there are: {', '.join(names) or 'none'}"
                 )
-        self._check_codes()
+        if self.is_learned:
+            self._check_learned()
+        else:
+            self._check_inner_product()
+            self._check_codes()
         self._check_towers()
+
+    def _searches(self) -> list[tuple[str, RetrieveConfig | Variant]]:
+        """Where the config says how a signature searches, and how."""
+        return [
+            ("retrieve", self.retrieve),
+            *(
+                (f"retrieve.variants[{i}]", variant)
+                for i, variant in enumerate(self.retrieve.variants)
+            ),
+        ]
+
+    def _check_learned(self) -> None:
+        """Checks what goes with a learned similarity."""
+        index, codes = self.index, self.quantization
+        if index.metric != "inner_product":
+            raise ConfigError(
+                f"index.metric: {index.metric} compares embeddings, but "
+                "towers.similarity is a learned one; remove one of them"
+            )
+        if index.dtype == "none":
+            raise ConfigError(
+                "index.dtype: none stores codes alone, but a learned "
+                "similarity scores the items' components; store them"
+            )
+        by_codes = False
+        for where, search in self._searches():
+            if search.algorithm in _INNER_PRODUCT_ALGORITHMS:
+                raise ConfigError(
+                    f"{where}.algorithm: {search.algorithm} searches by the "
+                    "inner product, but towers.similarity is a learned one; "
+                    f"take auto, {', '.join(LEARNED_ALGORITHMS)}"
+                )
+            if search.candidates == "codes":
+                by_codes = True
+                if codes is None:
+                    raise ConfigError(
+                        f"{where}.candidates: codes need a `quantization`; "
+                        "give one"
+                    )
+        if self._needs_features():
+            raise ConfigError(
+                "retrieve.recall_features: required to measure what two-stage "
+                "searches find with saved towers; give the `path` of a .npz "
+                "file of query features, or take the algorithm exact or "
+                "bounded, or set retrieve.recall_floor to 0"
+            )
+        if codes is None:
+            return
+        if not by_codes:
+            raise ConfigError(
+                "quantization: given, but no retrieve signature selects "
+                "candidates by codes; remove it, or set retrieve.candidates "
+                "to codes"
+            )
+        for name in ("shortlist", "recall_floor"):
+            if getattr(codes, name) is not None:
+                other = "budget" if name == "shortlist" else name
+                raise ConfigError(
+                    f"quantization.{name}: given, but with a learned "
+                    f"similarity it is retrieve.{other}"
+                )
+
+    def _needs_features(self) -> bool:
+        retrieve = self.retrieve
+        return (
+            not self.trains
+            and retrieve.recall_features is None
+            and retrieve.learned_floor > 0
+            and any(
+                search.algorithm in ("auto", "two_stage")
+                for _, search in self._searches()
+            )
+        )
+
+    def _check_inner_product(self) -> None:
+        """Refuses what only learned similarities have."""
+        for where, search in self._searches():
+            if search.algorithm in LEARNED_ALGORITHMS:
+                raise ConfigError(
+                    f"{where}.algorithm: {search.algorithm} needs a learned "
+                    "similarity; give towers.similarity, or take auto, "
+                    f"{', '.join(_INNER_PRODUCT_ALGORITHMS)}"
+                )
+            for name in ("candidates", "budget"):
+                if getattr(search, name) is not None:
+                    raise ConfigError(
+                        f"{where}.{name}: given, but without a learned "
+                        "similarity nothing is searched in two stages so; "
+                        "give towers.similarity, or remove it"
+                    )
+        for name in ("recall_floor", "recall_queries", "recall_features"):
+            if getattr(self.retrieve, name) is not None:
+                raise ConfigError(
+                    f"retrieve.{name}: given, but it is of a learned "
+                    f"similarity; that of codes is quantization.{name}"
+                )
 
     def _check_codes(self) -> None:
         codes, alone = self.quantization, self.index.dtype == "none"
@@ -611,12 +862,9 @@ class JobConfig:
                 "there are no embeddings to rescore a shortlist with; remove "
                 "it, or store the embeddings"
             )
-        searches: list[tuple[str, RetrieveConfig | Variant]] = [
-            ("retrieve", self.retrieve)
-        ]
+        searches = self._searches()
         for i, variant in enumerate(self.retrieve.variants):
             where = f"retrieve.variants[{i}]"
-            searches.append((where, variant))
             if variant.shortlist is not None and (alone or codes is None):
                 raise ConfigError(
                     f"{where}.shortlist: given, but there are no "
@@ -684,6 +932,27 @@ class JobConfig:
         data = json.loads(self.canonical())
         for key in ("checkpoint", "projector", "shards"):
             del data[key]
+        # Configs without what came later are what they were before.
+        for node, names in (
+            (
+                data["retrieve"],
+                (
+                    "candidates",
+                    "budget",
+                    "recall_floor",
+                    "recall_queries",
+                    "recall_features",
+                ),
+            ),
+            (data["towers"] or {}, ("similarity", "fine_tune")),
+            *(
+                (v, ("candidates", "budget"))
+                for v in data["retrieve"]["variants"]
+            ),
+        ):
+            for name in names:
+                if name in node and node[name] is None:
+                    del node[name]
         # An index in one piece is what it was before there were shards.
         if self.sharding.count > 1:
             data["shards"] = dataclasses.asdict(self.sharding)
@@ -693,8 +962,10 @@ class JobConfig:
             data["items"]["embedding"],
             towers.get("query"),
             towers.get("item"),
+            towers.get("similarity"),
+            data["retrieve"].get("recall_features"),
         ):
-            if node and node["path"]:
+            if isinstance(node, dict) and node["path"]:
                 node["path"] = "given"
         return data
 
@@ -702,6 +973,11 @@ class JobConfig:
     def sharding(self) -> Shards:
         """How the index is divided."""
         return to_shards(self.shards)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether a learned similarity compares queries and items."""
+        return self.towers is not None and self.towers.is_learned
 
     @property
     def trains(self) -> bool:
@@ -822,6 +1098,8 @@ def _resolve_paths(data: Mapping[str, Any], folder: pathlib.Path) -> None:
         ("items", "embedding"),
         ("towers", "query"),
         ("towers", "item"),
+        ("towers", "similarity"),
+        ("retrieve", "recall_features"),
     ):
         node: Any = data
         for key in keys:

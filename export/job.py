@@ -43,6 +43,7 @@ from lintf.index.sharded import (
 )
 from lintf.index.signatures import ID
 from lintf.index.updates import check_item_tower
+from lintf.similarity.spec import SimilaritySpec
 
 Ops = Literal["native", "portable"]
 
@@ -128,7 +129,14 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
 
     dim = found.dim if item_tower is None else item_tower.dim
     assert dim is not None
-    schema = _schema(request, found, dim)
+    similarity = towers.load_similarity(prepared, query_tower, item_tower)
+    spec = similarity and similarity.spec
+    schema = _schema(request, found, dim, spec)
+    for name, plan in _plans(request, schema).items():
+        try:
+            plan.check(schema)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from error
     if config.quantization is not None and schema.quantization is None:
         _say("A portable index searches exactly: it gets no codes")
     memory.check(schema, capacity, config.sharding)
@@ -139,6 +147,8 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
         schema, capacity, config.sharding, log_partitions=len(offsets)
     )
     index.log_offsets.assign(offsets)
+    if similarity is not None:
+        index.set_similarity_weights(similarity.weights)
     logs = work.tensorboard / build_id[:8]
     _say(
         f"Filling the index: {found.num_rows:,} items, "
@@ -240,12 +250,18 @@ def _capacity(request: Request, found: Scan) -> int:
     return capacity
 
 
-def _schema(request: Request, found: Scan, dim: int) -> IndexSchema:
+def _schema(
+    request: Request,
+    found: Scan,
+    dim: int,
+    similarity: SimilaritySpec | None = None,
+) -> IndexSchema:
     config, codes = request.config, None
     alone = config.index.dtype == "none"
     if config.quantization is not None and (alone or request.ops == "native"):
         try:
-            codes = config.quantization.resolve(dim, config.retrieve.k)
+            coded = dim if similarity is None else similarity.components_dim
+            codes = config.quantization.resolve(coded, config.retrieve.k)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     schema = IndexSchema(
@@ -256,6 +272,7 @@ def _schema(request: Request, found: Scan, dim: int) -> IndexSchema:
         limits=config.filter_limits.limits(),
         dtype=config.index.dtype,
         quantization=codes,
+        similarity=similarity,
     )
     if request.ops == "portable":
         check_portable(schema)
@@ -310,6 +327,8 @@ def _measure_recall(
 ) -> tuple[recall.Report, ...]:
     """Recall of each signature that may answer by codes."""
     config, schema = request.config, index.schema
+    if schema.similarity is not None:
+        return _measure_two_stage(request, index, query_tower)
     codes = config.quantization
     if codes is None or schema.quantization is None:
         return ()
@@ -339,6 +358,37 @@ def _measure_recall(
         _vectors(index, items, item_tower, config) if alone else None,
         places,
     )
+
+
+def _measure_two_stage(
+    request: Request,
+    index: AnyIndex,
+    query_tower: towers.LoadedTower | None,
+) -> tuple[recall.Report, ...]:
+    """Recall of each signature that may search in two stages."""
+    config, retrieve = request.config, request.config.retrieve
+    plans = _plans(request, index.schema)
+    unmeasured = not config.trains and retrieve.recall_features is None
+    # A portable index searches exactly.
+    if request.ops == "portable" or unmeasured:
+        return ()
+    if not any(p.algorithm in ("auto", "two_stage") for p in plans.values()):
+        return ()
+    _say("Measuring the recall of two-stage searches")
+    assert query_tower is not None
+    specs, count = query_tower.feature_specs, retrieve.learned_queries
+    if retrieve.recall_features is not None:
+        source = "queries of a file"
+        features = queries.features_from_file(
+            retrieve.recall_features.path, specs, count, 0
+        )
+    else:
+        source = "held-out users"
+        drawn = queries.recipe_features(config, specs, count, 0)
+        assert drawn is not None
+        features = drawn
+    asked = queries.of_tower(query_tower(features), source)
+    return recall.measure_learned(index, plans, asked, retrieve.learned_floor)
 
 
 def _places(index: AnyIndex, items: Items, config: JobConfig) -> np.ndarray:

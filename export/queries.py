@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from export.config import JobConfig
+from export.errors import JobError
 
 
 class QuerySet(NamedTuple):
@@ -41,11 +42,54 @@ def of_items(vectors: np.ndarray, rows: np.ndarray) -> QuerySet:
     return QuerySet(np.asarray(vectors, np.float32), rows, "items as queries")
 
 
-def of_tower(vectors: Any) -> QuerySet:
-    """What the query tower makes of held-out users."""
+def of_tower(vectors: Any, source: str = "held-out users") -> QuerySet:
+    """What the query tower makes of queries that are no items."""
     vectors = np.asarray(vectors, np.float32)
     own = np.full(len(vectors), -1)
-    return QuerySet(vectors, own, "held-out users")
+    return QuerySet(vectors, own, source)
+
+
+def features_from_file(
+    path: str, specs: Mapping[str, Any], count: int, seed: int
+) -> dict[str, np.ndarray]:
+    """The query tower's inputs for queries that are kept in a file.
+
+    Args:
+        path: A `.npz` file with an array of each feature, a query a row.
+        specs: The query tower's inputs: `tf.TensorSpec` by name.
+        count: How many queries to take.
+        seed: Of which.
+
+    Returns:
+        `[n, ...]` by name.
+
+    Raises:
+        JobError: The file is not such.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise JobError(
+            f"retrieve.recall_features: cannot read {path} as a .npz file of "
+            f"unpickled arrays: {error}"
+        ) from error
+    missing = sorted(set(specs) - set(arrays))
+    if missing:
+        raise JobError(
+            f"retrieve.recall_features: {path} must have an array for each "
+            f"feature of the query tower; missing: {', '.join(missing)}; "
+            f"there are: {', '.join(sorted(arrays)) or 'none'}"
+        )
+    lengths = {len(np.atleast_1d(arrays[name])) for name in specs}
+    if len(lengths) != 1 or lengths == {0}:
+        raise JobError(
+            f"retrieve.recall_features: the arrays of {path} must have one "
+            f"row a query, at least one, got lengths {sorted(lengths)}"
+        )
+    (total,) = lengths
+    rows = sample(total, count, seed)
+    return {name: arrays[name][rows] for name in specs}
 
 
 def recipe_features(

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the exact result a search by codes finds."""
+"""How much of the exact result a search in two stages finds.
+
+The first stage selects rows by 1-bit codes, or, with a learned similarity, by
+something cheaper than it.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,9 @@ from export.queries import QuerySet
 from lintf import ops
 from lintf.index.plan import Plan
 from lintf.index.schema import Quantization
-from lintf.index.sharded import AnyIndex, shards_of
-from lintf.index.sharded_search import best_first
+from lintf.index.search import NativeSearch
+from lintf.index.sharded import AnyIndex, ShardedIndex, shards_of
+from lintf.index.sharded_search import ShardedSearch, best_first
 
 # What the table shows beside the chosen shortlist, times k.
 _MULTIPLES = (1, 4, 10, 40)
@@ -30,16 +35,17 @@ class Report:
     Attributes:
         signature: Its name.
         k: Results a query.
-        shortlist: Rows that codes select for rescoring; without embeddings,
-            `k`.
+        shortlist: Rows that the first stage selects for rescoring; without
+            embeddings, `k`.
         recall: Share of the exact `k` best that is found.
         floor: What `recall` must reach.
         num_queries: Asked.
         source: Where the queries come from.
         rescored: Whether there are embeddings to rescore with.
-        codes: The codes, in words.
+        codes: What selects, in words.
         table: Pairs of shortlist and recall, ascending. Without embeddings:
             how many of the exact `k` best are among so many best by code.
+        learned: Whether a learned similarity scores.
     """
 
     signature: str
@@ -52,6 +58,7 @@ class Report:
     rescored: bool
     codes: str
     table: tuple[tuple[int, float], ...]
+    learned: bool = False
 
     @property
     def passes(self) -> bool:
@@ -61,6 +68,8 @@ class Report:
     def to_text(self) -> str:
         """A small table."""
         what = "shortlist" if self.rescored else "best by code"
+        if self.learned:
+            what = "budget"
         lines = [
             f"{self.signature}: {self.codes}",
             f"  {what:>14}  recall@{self.k} ({self.num_queries} {self.source})",
@@ -71,6 +80,68 @@ class Report:
             mark = "  <- chosen" if chosen else ""
             lines.append(f"  {shortlist:>14,}  {recall:.4f}{mark}")
         return "\n".join(lines)
+
+
+def measure_learned(
+    index: AnyIndex,
+    plans: Mapping[str, Plan],
+    queries: QuerySet,
+    floor: float,
+) -> tuple[Report, ...]:
+    """Measures every signature that may search in two stages.
+
+    Args:
+        index: Filled, with a learned similarity.
+        plans: How the signatures search, by name.
+        queries: What to ask; none of them is an item.
+        floor: What the recall must reach.
+    """
+    rows = int(index.num_rows)
+    reports = []
+    for name, plan in plans.items():
+        if plan.algorithm not in ("auto", "two_stage"):
+            continue
+        exact = _best_ids(index, queries.vectors, Plan(plan.k, "exact"))
+        chosen = plan.budget_or_default
+        sizes = {chosen, *(m * plan.k for m in _MULTIPLES)}
+        table = []
+        for size in sorted({min(s, rows) for s in sizes}):
+            plan_of_size = dataclasses.replace(
+                plan, algorithm="two_stage", budget=size
+            )
+            found = _best_ids(index, queries.vectors, plan_of_size)
+            table.append((size, mean(shares(exact, found))))
+        reports.append(
+            Report(
+                signature=name,
+                k=plan.k,
+                shortlist=chosen,
+                recall=dict(table)[min(chosen, rows)],
+                floor=floor,
+                num_queries=len(queries.vectors),
+                source=queries.source,
+                rescored=True,
+                codes=f"candidates by {plan.candidates_or_default}",
+                table=tuple(table),
+                learned=True,
+            )
+        )
+    return tuple(reports)
+
+
+def _best_ids(index: AnyIndex, queries: np.ndarray, plan: Plan) -> np.ndarray:
+    """Ids of the best items without a filter: `[queries, min(k, rows)]`."""
+    plan = dataclasses.replace(plan, k=min(plan.k, int(index.num_rows)))
+    kind = ShardedSearch if isinstance(index, ShardedIndex) else NativeSearch
+    search = kind(index, plan, [])
+    step = max(1, _MAX_RESULTS // (plan.k * len(shards_of(index))))
+    found = []
+    for begin in range(0, len(queries), step):
+        part = queries[begin : begin + step]
+        programs = ops.compile_filter([""] * len(part), index.schema)
+        ids = search(tf.constant(part, tf.float32), programs).ids
+        found.append(ids.numpy())
+    return np.concatenate(found)
 
 
 def measure(
@@ -156,6 +227,14 @@ def check(reports: Sequence[Report]) -> None:
     if not low:
         return
     report = low[0]
+    if report.learned:
+        raise JobError(
+            f"retrieve.recall_floor: the recall@{report.k} of "
+            f"{report.signature!r} must be at least {report.floor:g}, got "
+            f"{report.recall:.4f}; nothing was published. What helps: a larger "
+            "budget, other candidates, the algorithm exact or bounded; or a "
+            f"lower floor.\n{report.to_text()}"
+        )
     ways = ["more bits"]
     if report.rescored:
         ways.insert(0, "a larger shortlist")

@@ -12,17 +12,37 @@ import hashlib
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from export.config import JobConfig, SavedTower, TowersConfig
+from export.config import (
+    JobConfig,
+    SavedSimilarity,
+    SavedTower,
+    TowersConfig,
+)
 from export.errors import JobError
 from export.parse import to_dataclass
 from export.publish import fsync_tree
 from export.sources import file_digest
+from lintf.similarity import saved
+from lintf.similarity.spec import SimilaritySpec
 
 OUTPUT = "embedding"
+
+
+class Similarity(NamedTuple):
+    """A learned similarity.
+
+    Attributes:
+        spec: Its shape.
+        weights: Float32 arrays by the names of `spec.weight_shapes()`.
+    """
+
+    spec: SimilaritySpec
+    weights: Mapping[str, np.ndarray]
 
 
 class LoadedTower(tf.Module):
@@ -125,10 +145,11 @@ class KerasTower(LoadedTower):
 
 @dataclasses.dataclass(frozen=True)
 class Towers:
-    """Where a job's towers lie, if it has them."""
+    """Where a job's towers lie, if it has them, and their similarity."""
 
     query: SavedTower | None = None
     item: SavedTower | None = None
+    similarity: SavedSimilarity | None = None
 
     def fingerprint(self) -> str:
         """The same for the same files."""
@@ -136,6 +157,8 @@ class Towers:
             file_digest(pathlib.Path(t.path)) if t else ""
             for t in (self.query, self.item)
         ]
+        if self.similarity is not None:
+            digests.append(file_digest(pathlib.Path(self.similarity.path)))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -154,6 +177,36 @@ def load(tower: SavedTower) -> LoadedTower:
             "file"
         )
     return SavedModelTower(tower)
+
+
+def load_similarity(
+    prepared: Towers,
+    query_tower: LoadedTower | None,
+    item_tower: LoadedTower | None,
+) -> Similarity | None:
+    """Loads the similarity that the towers' outputs are for, if there is one.
+
+    Raises:
+        JobError: It is not there, or does not fit the towers.
+    """
+    if prepared.similarity is None:
+        return None
+    path = prepared.similarity.path
+    try:
+        spec, weights = saved.load(path)
+    except (OSError, ValueError) as error:
+        raise JobError(f"towers.similarity: {error}") from error
+    for side, tower, dim in (
+        ("query", query_tower, spec.query_dim),
+        ("item", item_tower, spec.item_dim),
+    ):
+        if tower is None or tower.dim != dim:
+            got = "no tower" if tower is None else f"one of {tower.dim}"
+            raise JobError(
+                f"towers.similarity: {path} needs a {side} tower with an "
+                f"output of {dim} numbers, got {got}"
+            )
+    return Similarity(spec, weights)
 
 
 def prepare(config: JobConfig, work: pathlib.Path) -> Towers:

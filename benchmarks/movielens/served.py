@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.movielens.offline import query_features
 from benchmarks.movielens.protocol import Task
@@ -49,6 +50,35 @@ def served_ranks(
     Raises:
       RuntimeError: the job or the server failed.
     """
+    ids = served_lists(data, task, seed, workdir, config, overrides)
+    return metrics.ranks_of_retrieved(ids, data.films.id[task.target])
+
+
+def served_lists(
+    data: MovieLens,
+    task: Task,
+    seed: int,
+    workdir: pathlib.Path,
+    config: pathlib.Path,
+    overrides: Sequence[str],
+) -> npt.NDArray[np.int64]:
+    """Builds, serves and asks.
+
+    Args:
+      data: as `served_ranks` takes it, and so are the others.
+      task: as there.
+      seed: as there.
+      workdir: as there.
+      config: as there.
+      overrides: as there.
+
+    Returns:
+      `[num_users, k]` the films that each user gets, best first; -1 beyond
+      those that there are.
+
+    Raises:
+      RuntimeError: the job or the server failed.
+    """
     model = workdir / f"seed_{seed}" / MODEL
     if not (model / "1" / "saved_model.pb").is_file():
         _build(model, seed, config, [*overrides, f"towers.part={task.part}"])
@@ -75,24 +105,25 @@ def _build(
         raise RuntimeError(f"the export job failed: {' '.join(command)}")
 
 
-def _ask(target: str, data: MovieLens, task: Task) -> metrics.Ranks:
-    """Asks for every user's films and ranks the held-out one."""
+def _ask(target: str, data: MovieLens, task: Task) -> npt.NDArray[np.int64]:
+    """Asks for every user's films."""
     from lintf.serving import Client
 
-    wanted = data.films.id[task.target]
     found = []
     with Client(target, MODEL, timeout_s=60.0) as client:
         length = _HISTORY_LENGTH
         features = query_features(data, task, length)
         for begin in range(0, task.split.num_users, _REQUEST_SIZE):
-            users = range(begin, min(begin + _REQUEST_SIZE, len(wanted)))
+            users = range(
+                begin, min(begin + _REQUEST_SIZE, task.split.num_users)
+            )
             seen = [task.split.seen(user, task.part) for user in users]
             answer = client.retrieve(
                 {name: column[users] for name, column in features.items()},
                 filter=[exclusion(items) for items in seen],
             )
             _check_exclusion(answer.ids, seen)
-            found.append(metrics.ranks_of_retrieved(answer.ids, wanted[users]))
+            found.append(answer.ids)
     return np.concatenate(found)
 
 

@@ -139,7 +139,7 @@ def test_shipped_configs_load(name):
         (
             {"retrieve": {"algorithm": "maskd"}},
             r"retrieve\.algorithm: expected one of auto, masked, prefiltered, "
-            "quantized, got 'maskd'"
+            "quantized, exact, bounded, two_stage, got 'maskd'"
             "; did you mean 'masked'?",
         ),
         (
