@@ -106,6 +106,10 @@ struct KnnOutput {
   int64_t* rows = nullptr;    // [num_queries, k]
   int32_t* counts = nullptr;  // [num_queries]
   KnnStats* stats = nullptr;  // may be null; set, not added to
+  // [num_queries], rows whose full score was computed; may be null. Set by
+  // searches by a learned similarity (retrieval.h) alone. With kBounded it
+  // depends on the threads, unlike the results.
+  int64_t* num_scored = nullptr;
 };
 
 // `mask_of_query[b]` names the mask of query b in `masks`.

@@ -18,6 +18,9 @@ namespace {
 constexpr float kDefaultCodeWord = 0.4f;
 constexpr float kDefaultGatherRow = 60.0f;
 
+// The same with learned_knn_bench.
+constexpr SimilarityCosts kDefaultSimilarityCosts = {0.25f, 0.018f, 0.9f, 0.2f};
+
 // Rows that are timed: large enough to come from memory, small enough to be
 // quick.
 constexpr int64_t kMeasuredRows = 200000;
@@ -83,6 +86,34 @@ std::string PlannerCosts::FromList(const std::vector<float>& list,
     }
   }
   *costs = {{list[0], list[1], list[2]}, list[3], list[4]};
+  return "";
+}
+
+std::vector<float> SimilarityCosts::ToList() const {
+  return {load, fma, activation, bounded_share};
+}
+
+std::string SimilarityCosts::FromList(const std::vector<float>& list,
+                                      SimilarityCosts* costs) {
+  if (list.empty()) {
+    *costs = kDefaultSimilarityCosts;
+    return "";
+  }
+  if (list.size() != kSize) {
+    return "`similarity_costs` must have " + std::to_string(kSize) +
+           " numbers or none, got " + std::to_string(list.size());
+  }
+  for (const float cost : list) {
+    if (!(cost > 0) || !std::isfinite(cost)) {
+      return "`similarity_costs` must be positive, got " + std::to_string(cost);
+    }
+  }
+  if (list[3] > 1) {
+    return "the last of `similarity_costs`, a share of the rows, must be at "
+           "most 1, got " +
+           std::to_string(list[3]);
+  }
+  *costs = {list[0], list[1], list[2], list[3]};
   return "";
 }
 

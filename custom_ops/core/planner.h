@@ -37,6 +37,23 @@ struct PlannerCosts {
                               PlannerCosts* costs);
 };
 
+// The same for scoring by a learned similarity; what selects its candidates
+// costs what PlannerCosts says.
+struct SimilarityCosts {
+  float load;        // a number of a row, into the lanes
+  float fma;         // one of the fused multiply-adds of a score
+  float activation;  // one exponential, of a gate's unit or a pair
+  // kBounded: the share of rows that need their full score, 0 to 1.
+  float bounded_share;
+
+  static constexpr int kSize = 4;
+  // The order of the `similarity_costs` attribute of the ops.
+  std::vector<float> ToList() const;
+  // As PlannerCosts::FromList.
+  static std::string FromList(const std::vector<float>& list,
+                              SimilarityCosts* costs);
+};
+
 // What the choice for a query depends on.
 struct QueryShape {
   int64_t num_rows = 0;

@@ -110,6 +110,11 @@ RetrievalCounts RetrieveRows(const RetrievalInput& input,
                              const KnnOutput& output) {
   RetrievalCounts counts;
   if (input.knn.num_queries == 0) return counts;
+  if (input.similarity != nullptr) {
+    RetrieveRowsReference(input, masks, mask_of_query, output);
+    counts.exact += input.knn.num_queries;
+    return counts;
+  }
   const bool has_codes = input.code.codes != nullptr;
   if (input.algorithm == Algorithm::kQuantized ||
       input.knn.items.data == nullptr) {

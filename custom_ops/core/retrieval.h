@@ -10,16 +10,51 @@
 #include "custom_ops/core/parallel.h"
 #include "custom_ops/core/planner.h"
 #include "custom_ops/core/quantized_knn.h"
+#include "custom_ops/core/similarity.h"
 
 namespace lintf {
 
-enum class Algorithm : uint8_t { kAuto, kMasked, kPrefiltered, kQuantized };
+// By an inner product or a distance: kMasked to kQuantized. By a learned
+// similarity:
+//   kExact     scores all rows that pass.
+//   kBounded   the same results, bit for bit; rows whose greatest logit cannot
+//              reach the k-th best score have their gate left out. Needs a
+//              convex gate; without a gate it is kExact.
+//   kTwoStage  scores the candidates alone. Of a query that at most `budget`
+//              rows pass, all are candidates.
+// kAuto takes what is cheapest, by each query's own number of passing rows.
+enum class Algorithm : uint8_t {
+  kAuto,
+  kMasked,
+  kPrefiltered,
+  kQuantized,
+  kExact,
+  kBounded,
+  kTwoStage,
+};
+
+// Where kTwoStage has its candidates from (the proxies of similarity.h). Rows
+// that do not pass never are candidates.
+//   kAveraged    the `budget` best by the averaged query, as MaskedKnn has it.
+//   kComponents  the max(1, (budget - k) / pairs) best of each pair's query,
+//                and the k best of the averaged one, each row once.
+//   kCodes       the `budget` best by code (CodeKnn); code.samples are those
+//                of the first components_dim numbers of the averaged query.
+enum class Candidates : uint8_t { kAveraged, kComponents, kCodes };
 
 struct RetrievalInput {
-  KnnInput knn;   // items.data may be null: codes are all there is
+  // items.data may be null: codes are all there is. With a similarity, `dim`
+  // is its item_dim, a query has query_dim numbers, and the metric is the
+  // inner product.
+  KnnInput knn;
   CodeSide code;  // codes may be null: there are none
   Algorithm algorithm = Algorithm::kAuto;
   PlannerCosts costs;
+  // Of a learned similarity; null: there is none. It needs items.
+  const Similarity* similarity = nullptr;
+  Candidates candidates = Candidates::kAveraged;
+  int64_t budget = 0;  // number of candidates; raised to k
+  SimilarityCosts similarity_costs = {};
 };
 
 // Queries that were answered by each algorithm.
@@ -27,14 +62,25 @@ struct RetrievalCounts {
   int64_t masked = 0;
   int64_t prefiltered = 0;
   int64_t quantized = 0;
+  int64_t exact = 0;
+  int64_t bounded = 0;
+  int64_t two_stage = 0;
 };
 
 // The k best rows of each query among those that pass, as KnnOutput has them.
-// kQuantized needs codes; the exact algorithms need items.
+// kQuantized needs codes, and so does kTwoStage with kCodes; the exact
+// algorithms need items. With a similarity only kAuto and kExact to kTwoStage
+// make sense, without one the others; which, the caller checks.
 RetrievalCounts RetrieveRows(const RetrievalInput& input,
                              const MaskSource& masks,
                              const int32_t* mask_of_query,
                              const Parallel& parallel, const KnnOutput& output);
+
+// Of a search by a similarity with kExact, the same, scalar and obvious: every
+// score, then a full sort. `output.stats` is left as it is.
+void RetrieveRowsReference(const RetrievalInput& input, const MaskSource& masks,
+                           const int32_t* mask_of_query,
+                           const KnnOutput& output);
 
 }  // namespace lintf
 
