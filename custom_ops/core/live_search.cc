@@ -83,6 +83,12 @@ class LiveSearch {
       output.rows = rows_.data();
       output.counts = counts_.data();
     }
+    const bool counts_scored =
+        output_.num_scored != nullptr && query_.retrieval.similarity != nullptr;
+    if (counts_scored) {
+      scored_.assign(num_queries_, 0);
+      output.num_scored = scored_.data();
+    }
     const int64_t num_rows = state_.num_rows();
     FilterMasks masks;
     std::string error =
@@ -98,7 +104,13 @@ class LiveSearch {
       counts->masked += found.masked;
       counts->prefiltered += found.prefiltered;
       counts->quantized += found.quantized;
+      counts->exact += found.exact;
+      counts->bounded += found.bounded;
+      counts->two_stage += found.two_stage;
       counted_ = true;
+    }
+    if (counts_scored) {
+      std::copy_n(scored_.data(), num_queries_, output_.num_scored);
     }
     Step();
     return "";
@@ -198,11 +210,18 @@ class LiveSearch {
     output.scores = copy_scores_.data();
     output.rows = copy_rows_.data();
     output.counts = copy_counts_.data();
-    const Algorithm algorithm = tables_.items.data == nullptr
-                                    ? Algorithm::kQuantized
-                                    : Algorithm::kMasked;
+    std::vector<int64_t> copies_scored(num_queries_, 0);
+    output.num_scored = copies_scored.data();
+    const Algorithm algorithm =
+        query_.retrieval.similarity != nullptr ? Algorithm::kExact
+        : tables_.items.data == nullptr        ? Algorithm::kQuantized
+                                               : Algorithm::kMasked;
     RetrieveRows(InputFor(copies_->tables(), count, copy_keep_, algorithm),
                  masks, masks.mask_of_program().data(), parallel_, output);
+    if (scored_.empty()) return;
+    for (int64_t b = 0; b < num_queries_; ++b) {
+      output_.num_scored[b] = scored_[b] + copies_scored[b];
+    }
   }
 
   // Writes the best of the scan and the copies to the outputs. False if rows
@@ -307,6 +326,7 @@ class LiveSearch {
   std::vector<float> scores_;
   std::vector<int64_t> rows_;
   std::vector<int32_t> counts_;
+  std::vector<int64_t> scored_;  // as KnnOutput::num_scored; may be empty
 
   std::vector<int64_t> changed_;  // rows, ascending
   std::unique_ptr<RowCopies> copies_;

@@ -51,6 +51,9 @@ struct LiveOutput {
   int32_t* counts = nullptr;   // [num_queries]
   int64_t* ids = nullptr;      // [num_queries, k]
   std::vector<void*> columns;  // each [num_queries, k, width]
+  // [num_queries], with a learned similarity: rows whose full score was
+  // computed, copies included; may be null.
+  int64_t* num_scored = nullptr;
 };
 
 // Returns the message about a filter program that does not fit the tables, and
