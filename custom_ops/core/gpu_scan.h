@@ -61,6 +61,7 @@ struct ScanTask {
   ScanRows rows;
   ScanPart part;
 
+  int64_t first_query = 0;  // of the search
   int64_t num_queries = 0;
   int64_t group_queries = 0;  // of a group; the last may have fewer
   // As the scan prepared them.

@@ -104,6 +104,11 @@ __device__ void SortShared(uint64_t* keys, int size) {
 }
 
 __device__ int64_t RowOf(const PlaceRows& rows, int64_t query, uint32_t place) {
+  if (rows.list_of_query != nullptr) {
+    const int32_t list = rows.list_of_query[query];
+    if (list < 0) return rows.first_row + place;
+    return rows.first_row + rows.rows32[list * rows.stride + place];
+  }
   if (rows.rows32 != nullptr) return rows.first_row + rows.rows32[place];
   if (rows.rows64 != nullptr) {
     return rows.first_row + rows.rows64[query * rows.stride + place];

@@ -14,7 +14,10 @@ namespace lintf::gpu {
 // Which row a candidate's place stands for: one of these, or the place itself.
 struct PlaceRows {
   const uint32_t* rows32 = nullptr;  // of one list, for all queries
-  const int64_t* rows64 = nullptr;   // [num_queries, stride]
+  // If not null, `rows32` are several lists, [.., stride], and this names that
+  // of each query; -1: the place itself.
+  const int32_t* list_of_query = nullptr;
+  const int64_t* rows64 = nullptr;  // [num_queries, stride]
   int64_t stride = 0;
   int64_t first_row = 0;  // is added
 };
