@@ -13,7 +13,7 @@ import sys
 import pytest
 
 _FOLDER = pathlib.Path(__file__).parent
-_FILES = ("layers_test.py", "restart_test.py")
+_FILES = ("clusters_test.py", "layers_test.py", "restart_test.py")
 
 
 @pytest.mark.parametrize("legacy", ["0", "1"])
