@@ -106,7 +106,10 @@ class IndexStatsOp : public tensorflow::OpKernel {
 
 class SearchCountsOp : public tensorflow::OpKernel {
  public:
-  using tensorflow::OpKernel::OpKernel;
+  explicit SearchCountsOp(tensorflow::OpKernelConstruction* ctx)
+      : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("learned", &learned_));
+  }
 
   void Compute(tensorflow::OpKernelContext* ctx) override {
     tensorflow::core::RefCountPtr<IndexResource> index;
@@ -115,10 +118,14 @@ class SearchCountsOp : public tensorflow::OpKernel {
     OP_REQUIRES_OK(
         ctx, ctx->allocate_output(0, tensorflow::TensorShape({3}), &searches));
     const RetrievalCounts counts = index->searches();
-    searches->vec<int64_t>()(0) = counts.masked;
-    searches->vec<int64_t>()(1) = counts.prefiltered;
-    searches->vec<int64_t>()(2) = counts.quantized;
+    auto values = searches->vec<int64_t>();
+    values(0) = learned_ ? counts.exact : counts.masked;
+    values(1) = learned_ ? counts.bounded : counts.prefiltered;
+    values(2) = learned_ ? counts.two_stage : counts.quantized;
   }
+
+ private:
+  bool learned_ = false;
 };
 
 class InvalidateIndexOp : public tensorflow::OpKernel {

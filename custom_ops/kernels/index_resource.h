@@ -27,15 +27,28 @@ class IndexResource : public tensorflow::ResourceBase {
     masked_.fetch_add(counts.masked, std::memory_order_relaxed);
     prefiltered_.fetch_add(counts.prefiltered, std::memory_order_relaxed);
     quantized_.fetch_add(counts.quantized, std::memory_order_relaxed);
+    exact_.fetch_add(counts.exact, std::memory_order_relaxed);
+    bounded_.fetch_add(counts.bounded, std::memory_order_relaxed);
+    two_stage_.fetch_add(counts.two_stage, std::memory_order_relaxed);
   }
   RetrievalCounts searches() const {
-    return {masked_.load(), prefiltered_.load(), quantized_.load()};
+    RetrievalCounts counts;
+    counts.masked = masked_.load();
+    counts.prefiltered = prefiltered_.load();
+    counts.quantized = quantized_.load();
+    counts.exact = exact_.load();
+    counts.bounded = bounded_.load();
+    counts.two_stage = two_stage_.load();
+    return counts;
   }
 
  private:
   std::atomic<int64_t> masked_{0};
   std::atomic<int64_t> prefiltered_{0};
   std::atomic<int64_t> quantized_{0};
+  std::atomic<int64_t> exact_{0};
+  std::atomic<int64_t> bounded_{0};
+  std::atomic<int64_t> two_stage_{0};
 };
 
 // FAILED_PRECONDITION if two of the `num_rows` rows have the same id.

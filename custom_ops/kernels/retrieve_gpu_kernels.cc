@@ -39,7 +39,7 @@ class GpuRetrieveOp : public RetrieveOp<GpuIndexReader> {
                       const Outputs& outputs) const override {
     const RowTables& tables = index.tables();
     Batch batch;
-    TF_RETURN_IF_ERROR(Prepare(queries, tables, &batch));
+    TF_RETURN_IF_ERROR(Prepare(ctx, queries, tables, &batch));
     GpuWork work(ctx);
     gpu::Context* const context = work.context();
     RetrievalInput& input = batch.input;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of custom_ops/ops/retrieve_ops.cc on the CPU.
+// Kernels of custom_ops/ops/retrieve_ops.cc and retrieve_similar_ops.cc on the
+// CPU.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -32,7 +33,7 @@ class HostRetrieveOp : public RetrieveOp<HostIndexReader> {
                       const Tensor& programs, const HostIndexReader& index,
                       const Outputs& outputs) const override {
     Batch batch;
-    TF_RETURN_IF_ERROR(Prepare(queries, index.tables(), &batch));
+    TF_RETURN_IF_ERROR(Prepare(ctx, queries, index.tables(), &batch));
     LiveQuery query;
     query.retrieval = batch.input;
     query.programs = programs.flat<int64_t>().data();
@@ -43,6 +44,9 @@ class HostRetrieveOp : public RetrieveOp<HostIndexReader> {
     output.rows = outputs.rows->flat<int64_t>().data();
     output.counts = outputs.counts->flat<int32_t>().data();
     output.ids = outputs.ids->flat<int64_t>().data();
+    if (outputs.num_scored != nullptr) {
+      output.num_scored = outputs.num_scored->flat<int64_t>().data();
+    }
     for (Tensor* values : outputs.values) {
       output.columns.push_back(values->data());
     }
@@ -97,6 +101,9 @@ class HostLookupOp : public LookupOp<HostIndexReader> {
 
 REGISTER_KERNEL_BUILDER(Name("Lintf>Retrieve").Device(tensorflow::DEVICE_CPU),
                         HostRetrieveOp);
+REGISTER_KERNEL_BUILDER(
+    Name("Lintf>RetrieveSimilar").Device(tensorflow::DEVICE_CPU),
+    HostRetrieveOp);
 REGISTER_KERNEL_BUILDER(Name("Lintf>Lookup").Device(tensorflow::DEVICE_CPU),
                         HostLookupOp);
 

@@ -69,6 +69,7 @@ live_rows: rows in use that have an item; `[]`.
 REGISTER_OP("Lintf>SearchCounts")
     .Input("index: resource")
     .Output("searches: int64")
+    .Attr("learned: bool = false")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle unused;
@@ -83,6 +84,8 @@ index: handle from `Lintf>IndexHandle`.
 searches: queries that were answered by masked, prefiltered and quantized search
   since the index was loaded; `[3]`. A batch whose rows were scored in both
   exact ways counts as the one that scored more.
+learned: counts searches by a learned similarity instead, by exact, bounded and
+  two-stage search.
 )doc");
 
 REGISTER_OP("Lintf>InvalidateIndex")

@@ -74,14 +74,20 @@ inline absl::Status CheckOptional(
   return absl::OkStatus();
 }
 
-// The inputs from `first` on are handles.
+// The inputs in [first, end) are handles.
 inline absl::Status CheckHandles(
-    tensorflow::shape_inference::InferenceContext* c, int first) {
+    tensorflow::shape_inference::InferenceContext* c, int first, int end) {
   tensorflow::shape_inference::ShapeHandle unused;
-  for (int i = first; i < c->num_inputs(); ++i) {
+  for (int i = first; i < end; ++i) {
     TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &unused));
   }
   return absl::OkStatus();
+}
+
+// The inputs from `first` on are handles.
+inline absl::Status CheckHandles(
+    tensorflow::shape_inference::InferenceContext* c, int first) {
+  return CheckHandles(c, first, c->num_inputs());
 }
 
 }  // namespace lintf

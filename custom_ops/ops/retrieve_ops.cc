@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "custom_ops/ops/index_shapes.h"
+#include "custom_ops/ops/retrieve_shapes.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/framework/types.h"
@@ -13,44 +14,9 @@
 namespace lintf {
 namespace {
 
-using tensorflow::DataType;
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
-
-// The shape of values from the column behind a handle: `leading`, and the
-// column's width where the variable has rank 2.
-absl::Status ColumnValues(InferenceContext* c, int input, DataType dtype,
-                          ShapeHandle leading, ShapeHandle* values) {
-  *values = c->UnknownShape();
-  const auto* variable = c->input_handle_shapes_and_types(input);
-  if (variable == nullptr || variable->size() != 1) return absl::OkStatus();
-  if ((*variable)[0].dtype != dtype) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("values must have the dtype of their column, ",
-                     tensorflow::DataTypeString((*variable)[0].dtype), ", got ",
-                     tensorflow::DataTypeString(dtype)));
-  }
-  const ShapeHandle shape = (*variable)[0].shape;
-  if (!c->RankKnown(shape)) return absl::OkStatus();
-  ShapeHandle row;
-  TF_RETURN_IF_ERROR(c->WithRankAtLeast(shape, 1, &row));
-  TF_RETURN_IF_ERROR(c->WithRankAtMost(shape, 2, &row));
-  TF_RETURN_IF_ERROR(c->Subshape(shape, 1, &row));
-  return c->Concatenate(leading, row, values);
-}
-
-// `name` must have an entry for each of `count` values, or none at all.
-absl::Status CheckMissing(InferenceContext* c, const char* name, size_t count) {
-  std::vector<int64_t> missing;
-  TF_RETURN_IF_ERROR(c->GetAttr(name, &missing));
-  if (!missing.empty() && missing.size() != count) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("`", name, "` must have ", count, " entries or none, got ",
-                     missing.size()));
-  }
-  return absl::OkStatus();
-}
 
 REGISTER_OP("Lintf>Retrieve")
     .Input("queries: float")
@@ -85,53 +51,10 @@ REGISTER_OP("Lintf>Retrieve")
     .Attr("costs: list(float) >= 0 = []")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
-      ShapeHandle queries;
-      ShapeHandle programs;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &queries));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &programs));
-      TF_RETURN_IF_ERROR(CheckHandles(c, 2));
-      DimensionHandle unused;
-      DimensionHandle batch;
-      TF_RETURN_IF_ERROR(
-          c->Merge(c->Dim(queries, 0), c->Dim(programs, 0), &batch));
       DimensionHandle dim;
       TF_RETURN_IF_ERROR(EmbeddingDim(c, 4, &dim));
       TF_RETURN_IF_ERROR(MergeDimAttr(c, &dim));
-      TF_RETURN_IF_ERROR(CheckOptional(c));
-      TF_RETURN_IF_ERROR(c->Merge(c->Dim(queries, 1), dim, &unused));
-
-      int num_columns;
-      TF_RETURN_IF_ERROR(c->GetAttr("N", &num_columns));
-      std::vector<int64_t> columns;
-      TF_RETURN_IF_ERROR(c->GetAttr("return_columns", &columns));
-      tensorflow::DataTypeVector types;
-      TF_RETURN_IF_ERROR(c->GetAttr("return_types", &types));
-      if (types.size() != columns.size()) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "`return_types` must have one entry for each of the ",
-            columns.size(), " `return_columns`, got ", types.size()));
-      }
-      TF_RETURN_IF_ERROR(CheckMissing(c, "return_missing", columns.size()));
-
-      int64_t k;
-      TF_RETURN_IF_ERROR(c->GetAttr("k", &k));
-      const ShapeHandle slots = c->Matrix(batch, c->MakeDim(k));
-      c->set_output(0, slots);
-      c->set_output(1, slots);
-      c->set_output(2, c->Vector(batch));
-      c->set_output(3, slots);
-      for (size_t i = 0; i < columns.size(); ++i) {
-        if (columns[i] < 0 || columns[i] >= num_columns) {
-          return absl::InvalidArgumentError(
-              absl::StrCat("`return_columns` must be in [0, ", num_columns,
-                           "), the number of columns, got ", columns[i]));
-        }
-        ShapeHandle values;
-        TF_RETURN_IF_ERROR(ColumnValues(c, 6 + static_cast<int>(columns[i]),
-                                        types[i], slots, &values));
-        c->set_output(4 + static_cast<int>(i), values);
-      }
-      return absl::OkStatus();
+      return RetrieveShapes(c, dim, 4);
     })
     .Doc(R"doc(
 Finds the k best items of an index that pass a filter.

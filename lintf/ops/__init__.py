@@ -19,6 +19,7 @@ from lintf.ops.index import (
 from lintf.ops.knn import Neighbors, masked_knn, prefiltered_knn
 from lintf.ops.lookup import LookedUp, lookup
 from lintf.ops.retrieve import Retrieved, retrieve
+from lintf.ops.retrieve_similar import RetrievedSimilar, retrieve_similar
 from lintf.ops.update import LogPosition, Updated, log_offsets, update
 from lintf.ops.update_check import check_update
 
@@ -30,6 +31,7 @@ __all__ = [
     "LookedUp",
     "Neighbors",
     "Retrieved",
+    "RetrievedSimilar",
     "Updated",
     "assign_codes",
     "assign_rows",
@@ -44,6 +46,7 @@ __all__ = [
     "prefiltered_knn",
     "quantized_knn",
     "retrieve",
+    "retrieve_similar",
     "sign_oporp",
     "sign_oporp_signs",
     "update",

@@ -35,6 +35,7 @@ _OPS = (
     "Lintf>PrefilteredKnn",
     "Lintf>QuantizedKnn",
     "Lintf>Retrieve",
+    "Lintf>RetrieveSimilar",
     "Lintf>SearchCounts",
     "Lintf>SignOporp",
     "Lintf>Update",

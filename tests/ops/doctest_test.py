@@ -8,7 +8,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["filters", "index", "knn", "lookup", "retrieve", "update_check"]
+    "name",
+    [
+        "filters",
+        "index",
+        "knn",
+        "lookup",
+        "retrieve",
+        "retrieve_similar",
+        "update_check",
+    ],
 )
 def test_examples(name):
     result = doctest.testmod(importlib.import_module(f"lintf.ops.{name}"))

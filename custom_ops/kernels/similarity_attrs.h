@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the attributes and inputs of an op say about a learned similarity.
+#ifndef LINTF_CUSTOM_OPS_KERNELS_SIMILARITY_ATTRS_H_
+#define LINTF_CUSTOM_OPS_KERNELS_SIMILARITY_ATTRS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "custom_ops/core/similarity.h"
+#include "custom_ops/core/vectors.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/tensor.h"
+#include "tensorflow/core/framework/tensor_shape.h"
+
+namespace lintf {
+
+// The similarity of an op that has the attributes of one.
+class SimilarityAttrs {
+ public:
+  absl::Status Init(tensorflow::OpKernelConstruction* ctx) {
+    TF_RETURN_IF_ERROR(
+        ctx->GetAttr("query_components", &shape_.query_components));
+    TF_RETURN_IF_ERROR(
+        ctx->GetAttr("item_components", &shape_.item_components));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("component_dim", &shape_.component_dim));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("hidden", &shape_.hidden));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("temperature", &shape_.temperature));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("gate_hidden", &shape_.gate_hidden));
+    std::string component;
+    std::string gate;
+    TF_RETURN_IF_ERROR(ctx->GetAttr("component", &component));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("gate", &gate));
+    if (!ParsePairSimilarity(component, &shape_.component) ||
+        !ParseGate(gate, &shape_.gate)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("similarity: there is no `component` ", component,
+                       " or no `gate` ", gate));
+    }
+    const std::string error = shape_.Error();
+    if (error.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(error);
+  }
+
+  const SimilarityShape& shape() const { return shape_; }
+
+  // Checks the input `weights`, and makes the similarity of them, which it
+  // points to.
+  absl::Status Read(tensorflow::OpKernelContext* ctx,
+                    Similarity* similarity) const {
+    tensorflow::OpInputList weights;
+    TF_RETURN_IF_ERROR(ctx->input_list("weights", &weights));
+    const std::vector<Weight> wanted = Weights();
+    if (static_cast<size_t>(weights.size()) != wanted.size()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "there must be ", wanted.size(),
+          " `weights`, those of the similarity, got ", weights.size()));
+    }
+    std::vector<const float*> values;
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const tensorflow::Tensor& given = weights[static_cast<int>(i)];
+      if (given.shape() != wanted[i].shape) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the weight ", wanted[i].name, " must have shape ",
+                         wanted[i].shape.DebugString(), ", got ",
+                         given.shape().DebugString()));
+      }
+      const float* const numbers = given.flat<float>().data();
+      const int64_t bad = FindNonFinite(numbers, given.NumElements());
+      if (bad >= 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the weight ", wanted[i].name, " must be finite, got ",
+                         numbers[bad], " at ", bad));
+      }
+      values.push_back(numbers);
+    }
+    *similarity = Similarity::Of(shape_, values);
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Weight {
+    const char* name;
+    tensorflow::TensorShape shape;
+  };
+
+  // As SimilaritySpec.weight_shapes() has them.
+  std::vector<Weight> Weights() const {
+    std::vector<Weight> weights;
+    const int64_t pairs = shape_.pairs();
+    if (shape_.component == PairSimilarity::kWeighted) {
+      weights.push_back({"pair_weights", {pairs, shape_.component_dim}});
+    }
+    if (shape_.component == PairSimilarity::kHadamard) {
+      weights.push_back(
+          {"joint_kernel", {shape_.hidden, shape_.component_dim}});
+      weights.push_back({"joint_bias", {shape_.hidden}});
+      weights.push_back({"joint_output", {shape_.hidden}});
+      weights.push_back({"joint_offset", {1}});
+    }
+    if (shape_.gate_hidden > 0) {
+      weights.push_back({"gate_kernel", {pairs, shape_.gate_hidden}});
+      weights.push_back({"gate_bias", {shape_.gate_hidden}});
+      weights.push_back({"gate_output", {shape_.gate_hidden, pairs}});
+      weights.push_back({"gate_offset", {pairs}});
+    }
+    return weights;
+  }
+
+  SimilarityShape shape_;
+};
+
+}  // namespace lintf
+
+#endif  // LINTF_CUSTOM_OPS_KERNELS_SIMILARITY_ATTRS_H_
