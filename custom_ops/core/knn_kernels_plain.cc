@@ -6,45 +6,17 @@
 
 #include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/knn_kernels.h"
+#include "custom_ops/core/plain_fma.h"
 
 namespace lintf {
 namespace {
 
 constexpr int kLanes = 8;
 
-#ifdef __FP_FAST_FMAF
-inline float Fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-#else
-// The fused multiply-add without the instruction, several times faster than
-// the C library's. The product of two floats is exact in double. The sum is
-// rounded to odd (if inexact, the last bit is made 1), and a value rounded to
-// odd with this many spare bits rounds to float as the exact value would.
-// No branches, so that the compiler can vectorise it over lanes.
-inline float Fma(float a, float b, float c) {
-  const double product = static_cast<double>(a) * static_cast<double>(b);
-  const double addend = c;
-  const double sum = product + addend;
-  // Knuth's two-sum: `error` is exactly what `sum` lost.
-  const double shadow = sum - product;
-  const double error = (product - (sum - shadow)) + (addend - shadow);
-  int64_t bits;
-  std::memcpy(&bits, &sum, sizeof(bits));
-  // An infinite sum has a NaN error, which compares false with everything.
-  const int64_t inexact = (error < 0.0) | (error > 0.0);
-  const int64_t is_even = ~bits & 1;
-  // One step away from zero if the error points there, else towards zero.
-  const int64_t grows = (error < 0.0) == (sum < 0.0);
-  bits += (inexact & is_even) * (2 * grows - 1);
-  double odd;
-  std::memcpy(&odd, &bits, sizeof(odd));
-  return static_cast<float>(odd);
-}
-#endif
-
 inline float Accumulate(Metric metric, float query, float row, float sum) {
-  if (metric == Metric::kInnerProduct) return Fma(query, row, sum);
+  if (metric == Metric::kInnerProduct) return PlainFma(query, row, sum);
   const float difference = query - row;
-  return Fma(difference, difference, sum);
+  return PlainFma(difference, difference, sum);
 }
 
 template <Metric kMetric>
@@ -180,11 +152,11 @@ inline void ToSteps(const int8_t* quad, int32_t* steps) {
 float Int8Score(const Int8Queries& queries, int64_t slot, Metric metric,
                 int32_t high, int32_t low, float row_scale, int32_t row_norm) {
   const float sum =
-      Fma(256.0f, static_cast<float>(high), static_cast<float>(low));
+      PlainFma(256.0f, static_cast<float>(high), static_cast<float>(low));
   const float product = sum * queries.scales[slot] * row_scale;
   if (metric == Metric::kInnerProduct) return product;
   const float norm = static_cast<float>(row_norm) * row_scale * row_scale;
-  const float distance = Fma(-2.0f, product, queries.norms[slot] + norm);
+  const float distance = PlainFma(-2.0f, product, queries.norms[slot] + norm);
   return -(0.0f > distance ? 0.0f : distance);
 }
 

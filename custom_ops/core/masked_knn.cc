@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "custom_ops/core/aligned_array.h"
 #include "custom_ops/core/float_environment.h"
 #include "custom_ops/core/item_encoding.h"
 #include "custom_ops/core/knn_kernels.h"
@@ -38,26 +39,6 @@ constexpr int64_t kLineBytes = 64;
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
-
-// Numbers of 32 bits that start on a cache line, so that no vector straddles
-// two.
-template <typename T>
-class AlignedArray {
- public:
-  void AssignZeros(int64_t size) {
-    lines_.assign(CeilDiv(size, kLineSize), Line{});
-  }
-  T* data() { return lines_.data()->values; }
-  const T* data() const { return lines_.data()->values; }
-
- private:
-  static_assert(sizeof(T) == 4);
-  static constexpr int64_t kLineSize = 16;
-  struct alignas(64) Line {
-    T values[kLineSize];
-  };
-  std::vector<Line> lines_;
-};
 
 constexpr int kPlanes = 2;  // of an Int8Query
 
@@ -801,40 +782,6 @@ int64_t NumWorkers(const KnnInput& input, int64_t rows, int64_t queries,
       1.0, std::min(static_cast<double>(parallel.num_threads), worth)));
 }
 
-// Merges the descending `keys` of a segment into what earlier segments gave.
-void WriteResults(const KnnInput& input, int64_t query, int64_t segment_begin,
-                  const std::vector<uint64_t>& keys, const KnnOutput& output) {
-  float* scores = output.scores + query * input.k;
-  int64_t* rows = output.rows + query * input.k;
-  const int64_t before = output.counts[query];
-  const int64_t found = static_cast<int64_t>(keys.size());
-  const int64_t total = std::min(input.k, before + found);
-  // On ties the earlier results have the lower rows, so they go first.
-  int64_t kept = 0;
-  int64_t taken = 0;
-  while (kept + taken < total) {
-    if (taken == found ||
-        (kept < before && scores[kept] >= CandidateScore(keys[taken]))) {
-      ++kept;
-    } else {
-      ++taken;
-    }
-  }
-  output.counts[query] = static_cast<int32_t>(total);
-  // From the back, so that nothing is overwritten before it was moved.
-  for (int64_t i = total - 1; taken > 0; --i) {
-    if (kept > 0 && scores[kept - 1] < CandidateScore(keys[taken - 1])) {
-      --kept;
-      scores[i] = scores[kept];
-      rows[i] = rows[kept];
-    } else {
-      --taken;
-      scores[i] = CandidateScore(keys[taken]);
-      rows[i] = segment_begin + CandidateRow(keys[taken]);
-    }
-  }
-}
-
 void SearchSlice(const KnnInput& input, const MaskSource& masks,
                  const Plan& plan, int64_t segment_begin, int64_t segment_end,
                  int64_t max_workers, const Parallel& parallel,
@@ -883,7 +830,9 @@ void SearchSlice(const KnnInput& input, const MaskSource& masks,
       keys.insert(keys.end(), found, found + collector->num_keys(slot));
     }
     SortTopK(k, &keys);
-    WriteResults(input, plan.query_of_slot[slot], segment_begin, keys, output);
+    const int64_t query = plan.query_of_slot[slot];
+    MergeTopK(keys, segment_begin, input.k, output.scores + query * input.k,
+              output.rows + query * input.k, output.counts + query);
   };
   if (max_workers > 1 && slots * k > 100000) {
     parallel.run(slots, merge);

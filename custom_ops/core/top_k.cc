@@ -114,4 +114,35 @@ void SortTopK(int64_t k, std::vector<uint64_t>* keys) {
   }
 }
 
+void MergeTopK(const std::vector<uint64_t>& keys, int64_t first_row, int64_t k,
+               float* scores, int64_t* rows, int32_t* count) {
+  const int64_t before = *count;
+  const int64_t found = static_cast<int64_t>(keys.size());
+  const int64_t total = std::min(k, before + found);
+  // On ties the earlier results have the lower rows, so they go first.
+  int64_t kept = 0;
+  int64_t taken = 0;
+  while (kept + taken < total) {
+    if (taken == found ||
+        (kept < before && scores[kept] >= CandidateScore(keys[taken]))) {
+      ++kept;
+    } else {
+      ++taken;
+    }
+  }
+  *count = static_cast<int32_t>(total);
+  // From the back, so that nothing is overwritten before it was moved.
+  for (int64_t i = total - 1; taken > 0; --i) {
+    if (kept > 0 && scores[kept - 1] < CandidateScore(keys[taken - 1])) {
+      --kept;
+      scores[i] = scores[kept];
+      rows[i] = rows[kept];
+    } else {
+      --taken;
+      scores[i] = CandidateScore(keys[taken]);
+      rows[i] = first_row + CandidateRow(keys[taken]);
+    }
+  }
+}
+
 }  // namespace lintf

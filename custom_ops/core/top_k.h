@@ -87,6 +87,11 @@ class TopKCollector {
 // drops the rest.
 void SortTopK(int64_t k, std::vector<uint64_t>* keys);
 
+// Merges descending `keys`, whose rows are numbered from `first_row`, into the
+// `*count` best of lower rows, of which at most `k` stay.
+void MergeTopK(const std::vector<uint64_t>& keys, int64_t first_row, int64_t k,
+               float* scores, int64_t* rows, int32_t* count);
+
 }  // namespace lintf
 
 #endif  // LINTF_CUSTOM_OPS_CORE_TOP_K_H_
