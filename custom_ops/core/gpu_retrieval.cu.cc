@@ -6,6 +6,7 @@
 
 #include "custom_ops/core/gpu.h"
 #include "custom_ops/core/gpu_code_knn.h"
+#include "custom_ops/core/gpu_learned_knn.h"
 
 namespace lintf::gpu {
 namespace {
@@ -63,6 +64,10 @@ RetrievalCounts RetrieveRows(const RetrievalInput& input, const Masks& masks,
   RetrievalCounts counts;
   const int64_t num_queries = input.knn.num_queries;
   if (num_queries == 0) return counts;
+  if (input.similarity != nullptr) {
+    return RetrieveLearned(input, masks, mask_of_query, options, context,
+                           output);
+  }
   if (input.algorithm == Algorithm::kQuantized ||
       input.knn.items.data == nullptr) {
     counts.quantized = num_queries;

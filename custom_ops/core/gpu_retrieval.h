@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One search on the GPU by any of LiNR's algorithms: retrieval.h's
-// RetrieveRows.
+// One search on the GPU by any algorithm: retrieval.h's RetrieveRows.
 #ifndef LINTF_CUSTOM_OPS_CORE_GPU_RETRIEVAL_H_
 #define LINTF_CUSTOM_OPS_CORE_GPU_RETRIEVAL_H_
 
@@ -16,7 +15,8 @@ namespace lintf::gpu {
 // As lintf::RetrieveRows; all pointers of `input` and `output` are device
 // memory, `mask_of_query` is host memory. kAuto scores exactly where there are
 // items: how many rows pass is known to the device alone, and a scan of the
-// passing rows is at the memory's speed whatever their number.
+// passing rows is at the memory's speed whatever their number. For a learned
+// similarity see gpu_learned_knn.h.
 RetrievalCounts RetrieveRows(const RetrievalInput& input, const Masks& masks,
                              const int32_t* mask_of_query,
                              const KnnOptions& options, Context* context,
