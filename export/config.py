@@ -147,6 +147,11 @@ class TowersConfig:
 
     def _check_similarity(self) -> None:
         similarity = self.similarity
+        if "similarity" in self.options:
+            raise ValueError(
+                "`options` must not have `similarity`; give it as "
+                "`towers.similarity`"
+            )
         trained = isinstance(similarity, str)
         if similarity is not None and trained != (self.recipe is not None):
             raise ValueError(

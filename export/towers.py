@@ -221,14 +221,25 @@ def prepare(config: JobConfig, work: pathlib.Path) -> Towers:
     if towers is None:
         return Towers()
     if towers.recipe is None:
-        return Towers(towers.query, towers.item)
+        similarity = towers.similarity
+        assert not isinstance(similarity, str)
+        return Towers(towers.query, towers.item, similarity)
     folder = work / _settings(towers)
-    paths = {n: folder / n for n in ("query", "item")}
-    if not all(p.is_dir() for p in paths.values()):
-        query, item = _train(towers, folder / "training")
-        _save(query, paths["query"])
-        _save(item, paths["item"])
-    return Towers(*(SavedTower(str(paths[n])) for n in ("query", "item")))
+    prepared = Towers(
+        SavedTower(str(folder / "query")),
+        SavedTower(str(folder / "item")),
+        SavedSimilarity(str(folder / "similarity"))
+        if towers.is_learned
+        else None,
+    )
+    parts = (prepared.query, prepared.item, prepared.similarity)
+    if not all(p is None or pathlib.Path(p.path).is_dir() for p in parts):
+        trained = _train(towers, folder / "training")
+        _save(trained.query, folder / "query")
+        _save(trained.item, folder / "item")
+        if trained.similarity is not None:
+            _save_similarity(trained.similarity, folder / "similarity")
+    return prepared
 
 
 def _settings(towers: TowersConfig) -> str:
@@ -237,15 +248,27 @@ def _settings(towers: TowersConfig) -> str:
     return f"{towers.recipe}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _train(towers: TowersConfig, folder: pathlib.Path) -> tuple[Any, Any]:
+def _train(towers: TowersConfig, folder: pathlib.Path) -> Any:
     from lintf import towers as library
     from lintf.datasets import movielens_100k
 
     settings: dict[str, Any] = {**towers.options, "seed": towers.seed}
     if towers.epochs is not None:
         settings["epochs"] = towers.epochs
+    if towers.similarity is not None:
+        settings["similarity"] = towers.similarity
     recipe = to_dataclass(library.TowerConfig, settings, "towers.options")
     return library.train(recipe, movielens_100k(), folder, part=towers.part)
+
+
+def _save_similarity(similarity: Any, path: pathlib.Path) -> None:
+    """Saves a similarity trained here; complete or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    saved.save(similarity.spec, similarity.scoring_weights(), unfinished)
+    fsync_tree(unfinished)
+    shutil.rmtree(path, ignore_errors=True)
+    unfinished.rename(path)
 
 
 def _save(tower: Any, path: pathlib.Path) -> None:

@@ -113,6 +113,11 @@ def test_configs_without_one_are_what_they_were():
             "towers: `similarity` must be .*'hadamard_mlp' with saved towers",
         ),
         (
+            RECIPE,
+            {"towers__options": {"similarity": "hadamard_mlp"}},
+            "towers: `options` must not have `similarity`",
+        ),
+        (
             SAVED,
             {"towers__query": None},
             "towers: `similarity` needs both towers.*missing: query",
