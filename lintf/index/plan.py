@@ -22,8 +22,9 @@ Algorithm = Literal[
     "two_stage",
 ]
 ALGORITHMS = typing.get_args(Algorithm)
-# Of an index with a learned similarity, beside "auto"; the others are those of
-# an index without.
+# Beside "auto", of an index without and with a learned similarity, in the order
+# in which an index counts its searches.
+PLAIN_ALGORITHMS = ("masked", "prefiltered", "quantized")
 LEARNED_ALGORITHMS = ("exact", "bounded", "two_stage")
 
 Candidates = Literal["averaged", "components", "codes"]

@@ -8,7 +8,7 @@ check.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -16,9 +16,12 @@ import tensorflow as tf
 from lintf import ops
 from lintf.filters import portable
 from lintf.index import columns, storage
+from lintf.index.batching import Batching, Tensors, batched
 from lintf.index.index import NO_ID, Index, code_rows
-from lintf.index.plan import Plan
+from lintf.index.plan import LEARNED_ALGORITHMS, PLAIN_ALGORITHMS, Plan
 from lintf.index.schema import WORD_BITS
+from lintf.similarity import scoring
+from lintf.similarity.spec import SimilaritySpec
 
 
 class Found(NamedTuple):
@@ -30,12 +33,55 @@ class Found(NamedTuple):
         num_results: `[batch]` int32.
         values: `[batch, k]` or `[batch, k, width]` for each returned
             attribute, as its column stores it; missing in unused slots.
+        num_scored: `[batch]` int64: with a learned similarity, the rows whose
+            full score was computed; else None.
     """
 
     ids: tf.Tensor
     scores: tf.Tensor
     num_results: tf.Tensor
     values: Sequence[tf.Tensor]
+    num_scored: tf.Tensor | None = None
+
+
+def batched_search(
+    search: Callable[[Tensors], Found],
+    inputs: Tensors,
+    options: Batching,
+    max_rows: int,
+) -> Found:
+    """Searches in a batch with other requests'.
+
+    Args:
+        search: Searches for named inputs, the batch leading. TensorFlow
+            places the operation that makes batches where all resources are
+            that this uses, so they must be those of one device.
+        inputs: Of this request.
+        options: How batches are made.
+        max_rows: Most rows of a request.
+    """
+
+    def in_batch(inputs: Tensors) -> Tensors:
+        found = search(inputs)
+        results = {
+            "ids": found.ids,
+            "scores": found.scores,
+            "num_results": found.num_results,
+        }
+        if found.num_scored is not None:
+            results["num_scored"] = found.num_scored
+        values = {f"value_{i}": v for i, v in enumerate(found.values)}
+        return {**results, **values}
+
+    results = batched(in_batch, inputs, options, max_rows)
+    named = {
+        name: results.pop(name)
+        for name in Found._fields
+        if name in results and name != "values"
+    }
+    return Found(
+        values=[results[f"value_{i}"] for i in range(len(results))], **named
+    )
 
 
 class Looked(NamedTuple):
@@ -55,7 +101,7 @@ class Looked(NamedTuple):
 
 
 class NativeSearch:
-    """Filtered search by `Lintf>Retrieve`, in place on the variables."""
+    """Filtered search by lintf's operations, in place on the variables."""
 
     def __init__(
         self,
@@ -74,8 +120,25 @@ class NativeSearch:
             columns.missing_value(a) for a in index.schema.attributes
         ]
 
-    def __call__(self, queries: tf.Tensor, programs: tf.Tensor) -> Found:
+    def __call__(
+        self,
+        queries: tf.Tensor,
+        programs: tf.Tensor,
+        weights: Sequence[tf.Tensor] | None = None,
+    ) -> Found:
+        """Finds the best rows.
+
+        Args:
+            queries: `[batch, query_dim]` float32, finite.
+            programs: `[batch, words]` int64.
+            weights: Of the similarity, if there is one, where they have been
+                read already.
+        """
         index, plan = self._index, self._plan
+        if index.schema.similarity is not None:
+            return self._similar(
+                index.schema.similarity, queries, programs, weights
+            )
         quantization = index.schema.quantization
         if quantization is not None and plan.shortlist is not None:
             quantization = dataclasses.replace(
@@ -104,6 +167,43 @@ class NativeSearch:
             result.ids, result.scores, result.num_results, result.values
         )
 
+    def _similar(
+        self,
+        spec: SimilaritySpec,
+        queries: tf.Tensor,
+        programs: tf.Tensor,
+        weights: Sequence[tf.Tensor] | None,
+    ) -> Found:
+        index, plan = self._index, self._plan
+        result = ops.retrieve_similar(
+            queries,
+            programs,
+            index.resource,
+            index.ids,
+            index.embeddings,
+            index.num_rows,
+            index.columns,
+            spec=spec,
+            weights=index.similarity_weights if weights is None else weights,
+            k=plan.k,
+            algorithm=plan.algorithm,
+            candidates=plan.candidates_or_default,
+            budget=plan.budget_or_default,
+            return_columns=self._columns,
+            return_missing=[self._missing[c] for c in self._columns],
+            scales=index.scales,
+            codes=index.codes,
+            quantization=index.schema.quantization,
+            costs=self._costs,
+        )
+        return Found(
+            result.ids,
+            result.scores,
+            result.num_results,
+            result.values,
+            result.num_scored,
+        )
+
     def lookup(self, ids: tf.Tensor) -> Looked:
         index = self._index
         result = ops.lookup(
@@ -124,14 +224,19 @@ class NativeSearch:
     def counts(self) -> dict[str, tf.Tensor]:
         """Rows in use, those that hold an item, and searches so far."""
         index = self._index
-        stats = ops.index_stats(index.resource, index.ids, index.num_rows)
-        masked, prefiltered, quantized = tf.unstack(stats.searches, num=3)
+        learned = index.schema.similarity is not None
+        stats = ops.index_stats(
+            index.resource, index.ids, index.num_rows, learned=learned
+        )
+        names = LEARNED_ALGORITHMS if learned else PLAIN_ALGORITHMS
+        searches = tf.unstack(stats.searches, num=len(names))
         return {
             "num_rows": stats.num_rows,
             "live_rows": stats.live_rows,
-            "searches_masked": masked,
-            "searches_prefiltered": prefiltered,
-            "searches_quantized": quantized,
+            **{
+                f"searches_{name}": count
+                for name, count in zip(names, searches, strict=True)
+            },
         }
 
     def log_offsets(self) -> tf.Tensor:
@@ -146,7 +251,9 @@ class PortableSearch:
     """The same by stock operations, for servers without lintf's.
 
     Scores every row for every query and keeps the score matrix in memory;
-    exactly, whatever the algorithm, unless codes are all there is. The
+    exactly, whatever the algorithm, unless codes are all there is. Scores of
+    a learned similarity are summed in another order than lintf's operations
+    do, and are within float32's rounding of theirs. The
     variables are only ever read whole: gathering from one would make every
     later read copy it.
     """
@@ -206,11 +313,16 @@ class PortableSearch:
             )
             for name in self._returned
         ]
+        num_scored = None
+        if index.schema.similarity is not None:
+            rows_scored = tf.constant(index.capacity, tf.int64)
+            num_scored = tf.repeat(rows_scored, tf.shape(queries)[0])
         return Found(
             gathered(ids, tf.constant(NO_ID, tf.int64)),
             self._padded(tf.where(unused, nothing, best), nothing),
             num_results,
             values,
+            num_scored,
         )
 
     def lookup(self, ids: tf.Tensor) -> Looked:
@@ -261,6 +373,13 @@ class PortableSearch:
         if self._index.embeddings is None:
             return self._matched_bits(queries)
         items = self._items()
+        spec = self._index.schema.similarity
+        if spec is not None:
+            weights = {
+                name: variable.read_value()
+                for name, variable in self._index.similarity.items()
+            }
+            return scoring.scores_in_blocks(spec, weights, queries, items)
         metric = self._index.schema.metric
         if metric == "cosine":
             queries = tf.math.l2_normalize(queries, axis=1)

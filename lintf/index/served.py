@@ -18,19 +18,25 @@ import tensorflow as tf
 
 from lintf import ops
 from lintf.index import columns, requests, towers
-from lintf.index.batching import Batching, Tensors, batched
+from lintf.index.batching import Batching, Tensors
 from lintf.index.index import IndexState
 from lintf.index.placement import place
 from lintf.index.plan import (
     BY_EMBEDDING,
     Algorithm,
+    Candidates,
     Plan,
     Variant,
     check_portable,
     check_variants,
 )
 from lintf.index.schema import IndexSchema
-from lintf.index.search import Found, NativeSearch, PortableSearch
+from lintf.index.search import (
+    Found,
+    NativeSearch,
+    PortableSearch,
+    batched_search,
+)
 from lintf.index.sharded import AnyIndex, ShardedIndex
 from lintf.index.sharded_search import ShardedSearch
 from lintf.index.signatures import ID, attribute_key
@@ -65,6 +71,8 @@ class ServedIndex(tf.Module):
         *,
         k: int,
         algorithm: Algorithm = "auto",
+        candidates: Candidates | None = None,
+        budget: int | None = None,
         variants: Sequence[Variant] = (),
         costs: Sequence[float] = (),
         return_attributes: Sequence[str] = (),
@@ -80,14 +88,18 @@ class ServedIndex(tf.Module):
 
         Args:
             index: The index to serve.
-            query_tower: Called with a dict of tensors, returns `[batch, dim]`
-                float32; has `feature_specs`, a dict of `tf.TensorSpec` with a
-                leading None. Without it there are no signatures that take raw
-                features, and `serving_default` is `retrieve_by_embedding`.
+            query_tower: Called with a dict of tensors, returns
+                `[batch, query_dim]` float32; has `feature_specs`, a dict of
+                `tf.TensorSpec` with a leading None. Without it there are no
+                signatures that take raw features, and `serving_default` is
+                `retrieve_by_embedding`.
             k: Results a query, at least 1; may exceed the number of items.
-            algorithm: One of `ALGORITHMS`.
+            algorithm: As in a `Plan`, and so are the next two.
+            candidates: As there.
+            budget: As there.
             variants: Further retrieve signatures.
-            costs: What "auto" decides by, from `ops.planner_costs`; empty for
+            costs: What "auto" decides by, from `ops.planner_costs`, or
+                `ops.similarity_costs` with a learned similarity; empty for
                 what is compiled in.
             return_attributes: Attributes that come back with the results.
             batching: Batches concurrent requests in the graph, or None.
@@ -117,7 +129,7 @@ class ServedIndex(tf.Module):
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         schema = index.schema
-        plan = Plan(k, algorithm)
+        plan = Plan(k, algorithm, candidates=candidates, budget=budget)
         plan.check(schema)
         check_variants(variants)
         self._returned = [schema.attribute(n) for n in return_attributes]
@@ -163,8 +175,12 @@ class ServedIndex(tf.Module):
             v: search(v.plan_beside(plan, schema)) for v in variants
         }
         if query_tower is not None:
-            towers.check(query_tower, "query", schema.dim, _RESERVED)
+            towers.check(query_tower, "query", schema.query_dim, _RESERVED)
             self.query_function = towers.function(query_tower)
+            fits = batching is not None and towers.captures_only_variables(
+                self.query_function
+            )
+            self.__dict__["_tower_fits_in_batch"] = fits
         self.item_tower: Any = None
         self.item_function = None
         self._updates: Updates | None = None
@@ -173,6 +189,8 @@ class ServedIndex(tf.Module):
         self.__dict__["_settings"] = {
             "k": k,
             "algorithm": algorithm,
+            "candidates": candidates,
+            "budget": budget,
             "variants": [dataclasses.asdict(v) for v in variants],
             "costs": [float(c) for c in costs],
             "return_attributes": list(return_attributes),
@@ -191,7 +209,7 @@ class ServedIndex(tf.Module):
         filter_spec = self._filter_spec()
         embedding = {
             "query_embedding": tf.TensorSpec(
-                [None, self.index.schema.dim], tf.float32
+                [None, self.index.schema.query_dim], tf.float32
             )
         }
         retrieve = {("retrieve", "retrieve" + BY_EMBEDDING): self._search}
@@ -224,7 +242,12 @@ class ServedIndex(tf.Module):
             )
             for (name, _), search in retrieve.items():
                 signatures[name] = requests.concrete(
-                    self._retriever(search, self._embed, features),
+                    self._retriever(
+                        search,
+                        self._embed,
+                        features,
+                        in_batch=self._tower_fits_in_batch,
+                    ),
                     features | filter_spec,
                 )
             default = signatures["retrieve"]
@@ -296,19 +319,33 @@ class ServedIndex(tf.Module):
         search: _Search,
         embed: Callable[[Tensors], tf.Tensor],
         specs: Mapping[str, tf.TensorSpec],
+        *,
+        in_batch: bool = False,
     ) -> Callable[..., Tensors]:
-        """The function behind a retrieve signature."""
+        """The function behind a retrieve signature.
+
+        Args:
+            search: What finds.
+            embed: Makes queries of the inputs.
+            specs: Of the inputs beside the filter.
+            in_batch: Whether requests are embedded together, if they are
+                batched.
+        """
 
         def retrieve(**inputs: tf.Tensor) -> Tensors:
             inputs = self._checked(inputs, {**specs, **self._filter_spec()})
             if self._portable:
                 programs = inputs.pop("filter_program")
-                return self._results(search, embed(inputs), programs)
+                return self._outputs(search(embed(inputs), programs))
             filters = inputs.pop("filter")
             programs = ops.compile_filter(filters, self.index.schema)
             if self._batching is None:
-                return self._results(search, embed(inputs), programs)
-            return self._batched(search, embed, inputs, filters, programs)
+                return self._outputs(search(embed(inputs), programs))
+            return self._outputs(
+                self._batched(
+                    search, embed, inputs, filters, programs, in_batch
+                )
+            )
 
         return retrieve
 
@@ -319,13 +356,18 @@ class ServedIndex(tf.Module):
         inputs: Tensors,
         filters: tf.Tensor,
         programs: tf.Tensor,
-    ) -> Tensors:
+        in_batch: bool,
+    ) -> Found:
         """Runs the search in a batch with other requests'.
 
         What a client can get wrong is checked here, on its own request:
         shapes, finiteness and the filter. Programs have a length that depends
         on the request, which batches cannot have, so the batch carries the
         text and compiles it again.
+
+        What makes a batch can only use resources of one device, that of the
+        index: the texts of ids stay out of it, and so does a tower that holds
+        more than variables (`in_batch` is false).
         """
         # An assertion on what was compiled: graph optimisation drops an
         # operation without side effects whose result nobody reads.
@@ -344,37 +386,27 @@ class ServedIndex(tf.Module):
         with tf.control_dependencies(checks):
             filters = tf.identity(filters)
 
-        assert self._batching is not None
-        if isinstance(searcher, ShardedSearch):
+        options = self._batching
+        assert options is not None
+        if not in_batch or isinstance(searcher, ShardedSearch):
             queries = tf.debugging.check_numerics(
                 embed(inputs), "the query's embedding must be finite"
             )
-            return self._outputs(
-                searcher.batched(
-                    queries, filters, self._batching, self._max_rows
+            if isinstance(searcher, ShardedSearch):
+                return searcher.batched(
+                    queries, filters, options, self._max_rows
                 )
-            )
+            inputs, embed = {"query": queries}, lambda named: named["query"]
 
-        def search(inputs: Tensors) -> Tensors:
+        def search(inputs: Tensors) -> Found:
             compiled = ops.compile_filter(
                 inputs.pop("filter"), self.index.schema
             )
-            return self._results(searcher, embed(inputs), compiled)
+            return searcher(embed(inputs), compiled)
 
-        return batched(
-            search,
-            {**inputs, "filter": filters},
-            self._batching,
-            self._max_rows,
+        return batched_search(
+            search, {**inputs, "filter": filters}, options, self._max_rows
         )
-
-    def _results(
-        self,
-        search: _Search,
-        queries: tf.Tensor,
-        programs: tf.Tensor,
-    ) -> Tensors:
-        return self._outputs(search(queries, programs))
 
     def _outputs(self, found: Found) -> Tensors:
         results = {
@@ -382,6 +414,8 @@ class ServedIndex(tf.Module):
             "scores": found.scores,
             "num_results": found.num_results,
         }
+        if found.num_scored is not None:
+            results["num_scored"] = found.num_scored
         for attribute, values in zip(self._returned, found.values, strict=True):
             key = attribute_key(attribute.name)
             results[key] = columns.decode_tensor(attribute, values)

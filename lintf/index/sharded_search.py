@@ -18,10 +18,10 @@ from typing import Any
 import tensorflow as tf
 
 from lintf import ops
-from lintf.index.batching import Batching, Tensors, batched
+from lintf.index.batching import Batching, Tensors
 from lintf.index.index import NO_ID
 from lintf.index.plan import Plan
-from lintf.index.search import Found, Looked, NativeSearch
+from lintf.index.search import Found, Looked, NativeSearch, batched_search
 from lintf.index.sharded import ShardedIndex
 from lintf.index.shards import shard_of
 
@@ -63,41 +63,31 @@ class ShardedSearch:
         lies elsewhere (the towers, the texts of ids) stays out of it.
 
         Args:
-            queries: `[batch, dim]` float32, finite.
+            queries: `[batch, query_dim]` float32, finite.
             filters: `[batch]` string, which can be compiled.
             options: How batches are made.
             max_rows: Most rows of a request.
         """
 
-        def in_batch(search: NativeSearch, inputs: Tensors) -> Tensors:
+        # Read where they lie, which need not be a shard's device.
+        weights = [w.read_value() for w in self._index.similarity_weights]
+
+        def in_batch(search: NativeSearch, inputs: Tensors) -> Found:
             schema = self._index.schema
             programs = ops.compile_filter(inputs["filter"], schema)
-            found = search(inputs["query"], programs)
-            values = {f"value_{i}": v for i, v in enumerate(found.values)}
-            return {
-                "ids": found.ids,
-                "scores": found.scores,
-                "num_results": found.num_results,
-                **values,
-            }
+            return search(inputs["query"], programs, weights)
 
-        found = []
-        for search in self._searches:
-            results = batched(
-                functools.partial(in_batch, search),
-                {"query": queries, "filter": filters},
-                options,
-                max_rows,
-            )
-            found.append(
-                Found(
-                    results.pop("ids"),
-                    results.pop("scores"),
-                    results.pop("num_results"),
-                    [results[f"value_{i}"] for i in range(len(results))],
+        return self._merged(
+            [
+                batched_search(
+                    functools.partial(in_batch, search),
+                    {"query": queries, "filter": filters},
+                    options,
+                    max_rows,
                 )
-            )
-        return self._merged(found)
+                for search in self._searches
+            ]
+        )
 
     def _merged(self, found: Sequence[Found]) -> Found:
         scores = tf.concat([f.scores for f in found], 1)
@@ -107,6 +97,9 @@ class ShardedSearch:
         def picked(values: tf.Tensor) -> tf.Tensor:
             return tf.gather(values, order, batch_dims=1)
 
+        num_scored = None
+        if found[0].num_scored is not None:
+            num_scored = tf.add_n([f.num_scored for f in found])
         # Unused slots come last, and hold what unused slots do.
         return Found(
             picked(ids),
@@ -116,6 +109,7 @@ class ShardedSearch:
                 picked(tf.concat(parts, 1))
                 for parts in zip(*(f.values for f in found), strict=True)
             ],
+            num_scored,
         )
 
     def lookup(self, ids: tf.Tensor) -> Looked:

@@ -8,6 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+# Types of variables that TensorFlow keeps off GPUs.
+_ON_CPU_ALONE = (tf.int32, tf.string)
+
 
 class RestoredTower(tf.Module):
     """A tower of a loaded SavedModel: called like the one that was saved.
@@ -67,6 +70,31 @@ def function(tower: Any) -> Any:
 
     return tf.function(
         embed, input_signature=[dict(tower.feature_specs)], autograph=False
+    )
+
+
+def captures_only_variables(saved_function: Any) -> bool:
+    """Whether a tower can run wherever an index does, on a GPU too.
+
+    It can if all that it holds are variables of types that TensorFlow has on
+    GPUs: no lookup tables, whose place is the CPU.
+
+    Args:
+        saved_function: From `function`.
+    """
+    if isinstance(saved_function, tf.types.experimental.GenericFunction):
+        concrete = saved_function.get_concrete_function()
+    else:
+        (concrete,) = saved_function.concrete_functions
+    handles = {
+        id(variable.handle)
+        for variable in concrete.variables
+        if variable.dtype not in _ON_CPU_ALONE
+    }
+    return all(
+        id(captured) in handles
+        for captured in concrete.captured_inputs
+        if captured.dtype == tf.resource
     )
 
 

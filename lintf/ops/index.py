@@ -23,7 +23,8 @@ class IndexStats(NamedTuple):
         num_rows: `[]` int64, rows in use.
         live_rows: `[]` int64, those of them that hold an item.
         searches: `[3]` int64, queries that were answered by masked,
-            pre-filtered and quantized search since the index was loaded.
+            pre-filtered and quantized search since the index was loaded; of
+            a learned similarity by exact, bounded and two-stage search.
     """
 
     num_rows: tf.Tensor
@@ -144,7 +145,12 @@ def assign_rows(
 
 
 def index_stats(
-    resource: Any, ids: Any, num_rows: Any, *, name: str | None = None
+    resource: Any,
+    ids: Any,
+    num_rows: Any,
+    *,
+    learned: bool = False,
+    name: str | None = None,
 ) -> IndexStats:
     """Counts the rows of an index.
 
@@ -152,6 +158,7 @@ def index_stats(
         resource: The `IndexResource`.
         ids: `[capacity]` int64 variable, -1 in rows without an item.
         num_rows: `[]` int64 variable.
+        learned: Counts searches by a learned similarity.
         name: Of the operation.
 
     Raises:
@@ -161,7 +168,7 @@ def index_stats(
     stats = _ops.lintf_index_stats(
         handle_of(resource), handle_of(ids), handle_of(num_rows), name=name
     )
-    searches = _ops.lintf_search_counts(handle_of(resource))
+    searches = _ops.lintf_search_counts(handle_of(resource), learned=learned)
     return IndexStats(stats.rows, stats.live_rows, searches)
 
 

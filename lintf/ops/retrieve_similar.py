@@ -124,7 +124,7 @@ def retrieve_similar(
     ...     compile_filter([""], schema),
     ...     IndexResource(),
     ...     ids=tf.Variable([70, 80], dtype=tf.int64),
-    ...     embeddings=tf.Variable([[1.0, 3.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]),
+    ...     embeddings=tf.Variable([[1.0, 3, 0, 0], [1, 1, 0, 0]]),
     ...     num_rows=tf.Variable(2, dtype=tf.int64),
     ...     columns=[],
     ...     spec=spec,

@@ -18,6 +18,9 @@ from lintf.similarity.spec import SimilaritySpec
 # By the names of `SimilaritySpec.weight_shapes()`: variables or tensors.
 Weights = Mapping[str, Any]
 
+# What `scores_in_blocks` holds at once of hidden layers and logits: 64 MiB.
+_BLOCK_NUMBERS = 1 << 24
+
 
 def scores(
     spec: SimilaritySpec, weights: Weights, queries: Any, items: Any
@@ -45,6 +48,50 @@ def scores(
         return logits[..., 0]
     pi = gate_weights(spec, weights, queries, items, logits)
     return tf.reduce_sum(pi * logits, axis=-1)
+
+
+def scores_in_blocks(
+    spec: SimilaritySpec, weights: Weights, queries: Any, items: Any
+) -> tf.Tensor:
+    """`scores` in bounded memory beside the result, without gradients.
+
+    Args:
+        spec: As `scores` takes it, and so are the others.
+        weights: As there.
+        queries: As there.
+        items: As there.
+
+    Returns:
+        `[n, m]` float32.
+    """
+    queries, items = _float(queries), _float(items)
+    total = tf.shape(items)[0]
+    of_one = spec.pairs * max(spec.hidden, 1) + spec.gate_hidden
+    batch = tf.maximum(tf.shape(queries)[0], 1)
+    block = tf.maximum(_BLOCK_NUMBERS // of_one // batch, 1)
+
+    def score(begin: tf.Tensor, found: Any) -> Any:
+        rows = items[begin : begin + block]
+        values = scores(spec, weights, queries, rows)
+        return begin + block, found.write(begin // block, tf.transpose(values))
+
+    found = tf.TensorArray(
+        tf.float32,
+        0,
+        dynamic_size=True,
+        infer_shape=False,
+        element_shape=[None, queries.shape[0]],
+    )
+    _, found = tf.while_loop(
+        lambda begin, _: begin < total,
+        score,
+        (0, found),
+        parallel_iterations=1,
+    )
+    by_row = tf.reshape(found.concat(), [total, tf.shape(queries)[0]])
+    return tf.ensure_shape(
+        tf.transpose(by_row), [queries.shape[0], items.shape[0]]
+    )
 
 
 def pair_scores(
