@@ -197,7 +197,7 @@ class ResidualIdEmbeddings(tf.keras.layers.Layer):
           ValueError: no id has enough history, or the lengths differ.
         """
         super().__init__(**kwargs)
-        kept = [
+        kept: list[Any] = [
             key
             for key, count in zip(ids, interactions, strict=True)
             if count >= least_interactions

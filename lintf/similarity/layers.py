@@ -88,10 +88,37 @@ class LearnedSimilarity(tf.keras.layers.Layer, abc.ABC):
           training: whether dropout applies.
         """
 
+    def kept_pairs(self, num_queries: Any) -> tf.Tensor | None:
+        """Draws which pairs of components each query keeps at training.
+
+        Args:
+          num_queries: how many queries.
+
+        Returns:
+          `[n, pairs]` ones and zeros, for `mix`; None where all are kept.
+        """
+        return None
+
+    @property
+    def balance_weight(self) -> float:
+        """What `call` multiplies the load-balancing loss by."""
+        return 0.0
+
     def mix(
-        self, queries: tf.Tensor, items: tf.Tensor, training: bool = False
+        self,
+        queries: tf.Tensor,
+        items: tf.Tensor,
+        training: bool = False,
+        kept: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores, and says how unevenly the gate uses the components.
+
+        Args:
+          queries: as `call` takes them, and so are the next two.
+          items: as there.
+          training: as there.
+          kept: from `kept_pairs`, so that several calls for the same queries
+            drop the same; without it a call draws its own.
 
         Returns:
           `[n, m]` scores, and the load-balancing loss (a scalar; 0 for a
@@ -192,9 +219,10 @@ class MixtureOfLogits(LearnedSimilarity):
     Load balancing: `-H(mean pi) + mean H(pi)`, the negative mutual information
     of pair and component, times `balance_weight` (0.001 in RAILS); `call` adds
     it to the layer's losses at training. What differs from RAILS: other gates
-    (spec.GATES), and per-component dropout, which removes whole query and item
-    components before pi is normalised again. Where dropout would leave
-    nothing of pi, it keeps all.
+    (spec.GATES), and per-component dropout, which takes pairs of components
+    from a query altogether before pi is normalised again, so that each learns
+    to score without the others. Where dropout would leave nothing of pi, it
+    keeps all.
     """
 
     def __init__(
@@ -243,7 +271,8 @@ class MixtureOfLogits(LearnedSimilarity):
           projection_hidden: units of SwiGLU or GeGLU.
           item_dropout: share of the item side's inputs dropped at training.
           gate_dropout: share of pi set to 0 at training.
-          component_dropout: share of components left out at training, whole.
+          component_dropout: share of a query's pairs of components that are
+            left out at training, for all items.
           balance_weight: of the load-balancing loss.
           seed: of the weights and of dropout.
           **kwargs: as for every Keras layer.
@@ -309,13 +338,8 @@ class MixtureOfLogits(LearnedSimilarity):
 
         self._drop_item = dropout(item_dropout, 1, "drop_item")
         self._drop_gate = dropout(gate_dropout, 2, "drop_gate")
-        self._drop_query_components = dropout(
-            component_dropout, 3, "drop_query_components"
-        )
-        self._drop_item_components = dropout(
-            component_dropout, 4, "drop_item_components"
-        )
-        self._drops_components = component_dropout > 0
+        self._drop_pairs = dropout(component_dropout, 3, "drop_pairs")
+        self._drops_pairs = component_dropout > 0
         self._drops_gate = gate_dropout > 0
         self.built = True
 
@@ -358,16 +382,30 @@ class MixtureOfLogits(LearnedSimilarity):
             [tf.reshape(parts, [-1, flat.shape[-1]]), gate], axis=-1
         )
 
+    def kept_pairs(self, num_queries: Any) -> tf.Tensor | None:
+        """Draws what per-component dropout leaves of each query."""
+        if not self._drops_pairs:
+            return None
+        ones = tf.ones([num_queries, self.spec.pairs])
+        return self._drop_pairs(ones, training=True)
+
     def mix(
-        self, queries: tf.Tensor, items: tf.Tensor, training: bool = False
+        self,
+        queries: tf.Tensor,
+        items: tf.Tensor,
+        training: bool = False,
+        kept: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores, and the load-balancing loss, not weighted."""
         weights = self.scoring_weights()
         logits = scoring.pair_logits(self.spec, weights, queries, items)
         pi = scoring.gate_weights(self.spec, weights, queries, items, logits)
-        balance = _balance(pi)
+        # Costs as much as the gate itself.
+        balance = _balance(pi) if self._balance_weight else tf.zeros([])
         if training:
-            pi = self._dropped(pi, tf.shape(queries)[0], tf.shape(items)[:-1])
+            if kept is None:
+                kept = self.kept_pairs(tf.shape(queries)[0])
+            pi = self._dropped(pi, kept)
         return tf.reduce_sum(pi * logits, axis=-1), balance
 
     def call(
@@ -391,22 +429,13 @@ class MixtureOfLogits(LearnedSimilarity):
         pi = scoring.gate_weights(self.spec, weights, queries, items, logits)
         return tf.reduce_mean(pi, axis=[0, 1])
 
-    def _dropped(
-        self, pi: tf.Tensor, num_queries: tf.Tensor, items_shape: tf.Tensor
-    ) -> tf.Tensor:
+    def _dropped(self, pi: tf.Tensor, pairs: tf.Tensor | None) -> tf.Tensor:
         """Sets some of pi to 0; a convex gate's pi sums to 1 again."""
         spec, kept = self.spec, pi
-        if self._drops_components:
-            p, r = spec.query_components, spec.item_components
-            on_query = self._drop_query_components(
-                tf.ones([num_queries, 1, p, 1]), training=True
-            )
-            ones = tf.ones(tf.concat([items_shape, [1, r]], axis=0))
-            on_item = self._drop_item_components(ones, training=True)
-            both = on_query * on_item
-            kept *= tf.reshape(
-                both, tf.concat([tf.shape(both)[:2], [p * r]], axis=0)
-            )
+        if pairs is None and not self._drops_gate:
+            return pi
+        if pairs is not None:
+            kept *= pairs[:, tf.newaxis]
         if self._drops_gate:
             kept = self._drop_gate(kept, training=True)
         if not spec.is_convex:

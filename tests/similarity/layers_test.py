@@ -142,29 +142,33 @@ def test_scores_of_own_items_are_those_of_all_pairs():
 
 def test_dropped_gate_is_normalised_and_off_when_serving():
     layer = _mixture(gate_dropout=0.5, component_dropout=0.3, gate="softmax")
-    ones = tf.fill([200, 50, 4], 0.25)
-    pi = layer._dropped(ones, tf.constant(200), tf.constant([50])).numpy()
-    np.testing.assert_allclose(pi.sum(-1), np.ones((200, 50)), rtol=1e-5)
-    assert (pi == 0).any() and (pi == 1).any()
-    # What would have nothing left is kept whole: here 0.3 and more of all.
-    assert (pi == 0.25).all(-1).mean() > 0.1
+    pi = tf.fill([200, 50, 4], 0.25)
+    dropped = layer._dropped(pi, layer.kept_pairs(200)).numpy()
+    np.testing.assert_allclose(dropped.sum(-1), np.ones((200, 50)), rtol=1e-5)
+    assert (dropped == 0).any() and (dropped == 1).any()
+    # What would have nothing left is kept whole: 0.65 ** 4 of all.
+    assert (dropped == 0.25).all(-1).mean() > 0.1
     queries, items = _inputs(layer)
     np.testing.assert_array_equal(
         layer(queries, items), layer(queries, items, training=False)
     )
 
 
-def test_a_dropped_component_is_dropped_whole():
+def test_a_dropped_pair_is_dropped_for_all_items_of_a_query():
     layer = _mixture(gate_dropout=0.0, component_dropout=0.4, gate="sigmoid")
-    ones = tf.ones([100, 30, 4])
-    kept = layer._dropped(ones, tf.constant(100), tf.constant([30])).numpy()
-    on = (kept > 0).reshape(100, 30, 2, 2)
-    query_on, item_on = on.any((1, 3)), on.any((0, 2))
-    np.testing.assert_array_equal(
-        on, query_on[:, None, :, None] & item_on[None, :, None, :]
-    )
-    # Five standard deviations of 200 coins.
-    assert abs(query_on.mean() - 0.6) < 5 * np.sqrt(0.24 / 200)
+    _nudge(layer)
+    queries, items = _inputs(layer, num_queries=100)
+    kept = layer.kept_pairs(100)
+    # Five standard deviations of 400 coins.
+    share = (kept.numpy() > 0).mean()
+    assert abs(share - 0.6) < 5 * np.sqrt(0.24 / 400)
+    found, _ = layer.mix(queries, items, training=True, kept=kept)
+    weights = weight_values(layer.scoring_weights())
+    arrays = (queries.numpy(), items.numpy())
+    logits = reference.pair_logits(layer.spec, weights, *arrays)
+    pi = reference.gate_weights(layer.spec, weights, *arrays, logits)
+    expected = (pi * kept.numpy()[:, None] * logits).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_balance_loss_by_hand():
