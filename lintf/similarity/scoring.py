@@ -185,5 +185,35 @@ def gate_weights(
     return tf.nn.softmax(z, axis=-1)
 
 
+def averaged_queries(
+    spec: SimilaritySpec, weights: Weights, queries: Any
+) -> tf.Tensor:
+    """Query vectors whose inner products with items select candidates.
+
+    Those of `lintf.similarity.reference.averaged_queries`.
+
+    Args:
+        spec: As `scores` takes it, and so are the next two.
+        weights: As there.
+        queries: As there.
+
+    Returns:
+        `[n, item_dim]` float32.
+    """
+    p, r, d = spec.query_components, spec.item_components, spec.component_dim
+    queries = _float(queries)
+    f = tf.reshape(queries[:, : p * d], [-1, p, 1, d])
+    if spec.component == "weighted":
+        f *= tf.reshape(_float(weights["pair_weights"]), [p, r, d])
+    elif spec.component == "hadamard":
+        output = _float(weights["joint_output"])[tf.newaxis]
+        f *= tf.matmul(output, _float(weights["joint_kernel"]))[0]
+    # One for all item components, where no weight tells them apart.
+    mean = tf.reduce_mean(f, axis=1) / (r * spec.temperature)
+    proxy = tf.broadcast_to(mean, tf.stack([tf.shape(f)[0], r, d]))
+    proxy = tf.reshape(proxy, [-1, r * d])
+    return tf.pad(proxy, [[0, 0], [0, spec.gate_dim]])
+
+
 def _float(values: Any) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(values), tf.float32)

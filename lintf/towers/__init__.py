@@ -15,11 +15,17 @@ from lintf.towers.tfrs_compat import (
 )
 
 _MODULE_OF_NAME = {
+    "ClusterOptions": "lintf.towers.options",
+    "HadamardOptions": "lintf.towers.options",
     "ItemTower": "lintf.towers.movielens",
+    "MixtureOptions": "lintf.towers.options",
+    "NegativeOptions": "lintf.towers.options",
     "QueryTower": "lintf.towers.movielens",
     "Tower": "lintf.towers.tower",
     "TowerConfig": "lintf.towers.movielens",
+    "TrainedTowers": "lintf.towers.learned",
     "item_features": "lintf.towers.movielens",
+    "learned_towers": "lintf.towers.learned",
     "movielens_towers": "lintf.towers.movielens",
     "pad_history": "lintf.towers.movielens",
     "placeholders": "lintf.towers.tower",

@@ -2,14 +2,22 @@
 """The two towers for MovieLens: history and user, film and attributes."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from lintf.datasets.movielens import MovieLens
 from lintf.towers import layers
+from lintf.towers.options import (
+    ClusterOptions,
+    HadamardOptions,
+    MixtureOptions,
+    NegativeOptions,
+    SimilarityKind,
+)
 from lintf.towers.tower import Tower
 
 # Film years come in bands that hold about as many ratings each; ages come in
@@ -43,6 +51,16 @@ class TowerConfig:
         weight_decay: AdamW's, relative to the learning rate.
         mask_seen: Leave the items of the history out of the softmax, as they
             are left out of what is retrieved.
+        item_ids: Whether a film's id tells anything.
+        item_traits: Whether its genres and year do.
+        item_id_dropout: Share of films' ids forgotten at training, so that
+            their traits learn to do without.
+        similarity: What compares a query with an item: "dot", the inner
+            product of these towers, or a learned one on top of them.
+        mixture: Of "mixture_of_logits".
+        hadamard: Of "hadamard_mlp".
+        clusters: Of either.
+        negatives: What a positive is compared with at training.
         seed: Of every random draw.
     """
 
@@ -57,9 +75,22 @@ class TowerConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     mask_seen: bool = True
+    item_ids: bool = True
+    item_traits: bool = True
+    item_id_dropout: float = 0.0
+    similarity: SimilarityKind = "dot"
+    mixture: MixtureOptions = MixtureOptions()
+    hadamard: HadamardOptions = HadamardOptions()
+    clusters: ClusterOptions = ClusterOptions()
+    negatives: NegativeOptions = NegativeOptions()
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # As they come from a command line or a config file.
+        for name, kind in _NESTED.items():
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, _options(kind, name, value))
         for name in ("hidden", "history_length", "num_newest", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -75,6 +106,55 @@ class TowerConfig:
                 f"`num_newest` ({self.num_newest}) must not exceed "
                 f"`history_length` ({self.history_length})"
             )
+        self._check_similarity()
+
+    def _check_similarity(self) -> None:
+        known = typing.get_args(SimilarityKind)
+        if self.similarity not in known:
+            raise ValueError(
+                f"`similarity` must be one of {', '.join(known)}, got "
+                f"{self.similarity!r}"
+            )
+        if self.similarity == "dot" and self.clusters.count:
+            raise ValueError(
+                "`clusters` are components of a learned similarity, but "
+                '`similarity` is "dot"; choose another, or no clusters'
+            )
+        if self.mixture.newest_components > self.num_newest:
+            raise ValueError(
+                "`mixture.newest_components` "
+                f"({self.mixture.newest_components}) must not exceed "
+                f"`num_newest` ({self.num_newest})"
+            )
+        if not (self.item_ids or self.item_traits):
+            raise ValueError(
+                "`item_ids` and `item_traits` must not both be false: nothing "
+                "would tell films apart"
+            )
+        if self.negatives.hard_epochs > self.epochs:
+            raise ValueError(
+                f"`negatives.hard_epochs` ({self.negatives.hard_epochs}) must "
+                f"not exceed `epochs` ({self.epochs})"
+            )
+
+
+_NESTED = {
+    "mixture": MixtureOptions,
+    "hadamard": HadamardOptions,
+    "clusters": ClusterOptions,
+    "negatives": NegativeOptions,
+}
+
+
+def _options(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(
+            f"`{name}` has no option {unknown[0]!r}; there are: "
+            f"{', '.join(known)}"
+        )
+    return kind(**values)
 
 
 class ItemTower(Tower):
@@ -106,12 +186,17 @@ class ItemTower(Tower):
         seed = 1000 * config.seed
         width = config.dim - 1
         self._genres_per_item = genres_per_item
+        self._uses_ids = config.item_ids
+        self._uses_traits = config.item_traits
         self._id_lookup = layers.VocabularyLookup(ids, name="id_lookup")
         self._genre_lookup = layers.VocabularyLookup(
             genres, name="genre_lookup"
         )
         self._id = layers.OptionalEmbedding(
             len(ids), width, seed=seed + 1, name="id"
+        )
+        self._forget = layers.StatelessDropout(
+            config.item_id_dropout, seed=seed + 7, scale=False, name="forget"
         )
         self._bias = layers.OptionalEmbedding(
             len(ids), 1, stddev=0.0, seed=seed + 3, name="bias"
@@ -145,11 +230,30 @@ class ItemTower(Tower):
         self, features: Mapping[str, tf.Tensor], training: bool
     ) -> tf.Tensor:
         """Adds up the features' vectors."""
+        return self.parts(features, training).embedding
+
+    def parts(
+        self, features: Mapping[str, tf.Tensor], training: bool
+    ) -> "ItemParts":
+        """Makes the embedding, and what it is made of."""
         rows = self._id_lookup(features["id"])
-        vector = self.vectors(
-            rows, self.traits(features["genres"], features["year"])
+        if training:
+            # Never the row of another: a forgotten film is an unknown one.
+            kept = self._forget(
+                tf.ones(tf.shape(rows), tf.float32), training=True
+            )
+            rows = tf.where(kept > 0, rows, 0)
+        traits = self.traits(features["genres"], features["year"])
+        vector = self.vectors(rows, traits)
+        if self._uses_ids:
+            bias = self._bias(rows)
+        else:
+            bias = tf.zeros_like(vector[:, :1])
+        return ItemParts(
+            vector=vector,
+            embedding=tf.concat([vector, bias], axis=1),
+            traits=traits,
         )
-        return tf.concat([vector, self._bias(rows)], axis=1)
 
     def vectors(self, rows: tf.Tensor, traits: tf.Tensor) -> tf.Tensor:
         """Adds up the vectors of films' ids and traits, without the bias.
@@ -161,8 +265,13 @@ class ItemTower(Tower):
         Returns:
           `[..., dim - 1]` float32.
         """
-        table = tf.convert_to_tensor(self._traits)
-        return self._id(rows) + tf.tensordot(traits, table, axes=1)
+        parts = []
+        if self._uses_ids:
+            parts.append(self._id(rows))
+        if self._uses_traits:
+            table = tf.convert_to_tensor(self._traits)
+            parts.append(tf.tensordot(traits, table, axes=1))
+        return tf.add_n(parts)
 
     def traits(self, genres: tf.Tensor, year: tf.Tensor) -> tf.Tensor:
         """Marks genres and year band with ones: `[N, num_traits]` float32.
@@ -180,6 +289,34 @@ class ItemTower(Tower):
             _band(year, _YEAR_BANDS) - 1, len(_YEAR_BANDS) + 1
         )
         return tf.concat([genre_marks, year_marks], axis=1)
+
+
+class ItemParts(NamedTuple):
+    """What the item tower makes of features.
+
+    Attributes:
+      vector: `[B, dim - 1]`, without the bias.
+      embedding: `[B, dim]`: the vector and the bias.
+      traits: `[B, num_traits]`: ones at the film's genres and year band.
+    """
+
+    vector: tf.Tensor
+    embedding: tf.Tensor
+    traits: tf.Tensor
+
+
+class QueryParts(NamedTuple):
+    """What the query tower makes of features.
+
+    Attributes:
+      vector: `[B, dim - 1]`, without the 1 for the items' bias.
+      newest: `[B, num_newest, dim - 1]`: the newest films, newest first.
+      user: `[B, dim - 1]`: what is known about the user but the history.
+    """
+
+    vector: tf.Tensor
+    newest: tf.Tensor
+    user: tf.Tensor
 
 
 class QueryTower(Tower):
@@ -314,6 +451,13 @@ class QueryTower(Tower):
         self, features: Mapping[str, tf.Tensor], training: bool
     ) -> tf.Tensor:
         """Pools the history and passes it on with the user's features."""
+        vector = self.parts(features, training).vector
+        return tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
+
+    def parts(
+        self, features: Mapping[str, tf.Tensor], training: bool
+    ) -> QueryParts:
+        """Makes the embedding without the 1, and what it is made of."""
         rows = self._item_lookup(features["history"])
         pooled, newest = self._recent(
             self._item_vectors(rows, training), rows > 0
@@ -323,31 +467,29 @@ class QueryTower(Tower):
         history = tf.concat(
             [pooled, tf.reshape(newest, [-1, num_newest * width])], axis=1
         )
-        inputs = tf.concat(
-            [
-                history,
-                self._user(
-                    self._user_lookup(features["user_id"]), training=training
-                ),
-                self._gender(self._gender_lookup(features["gender"])),
-                self._occupation(
-                    self._occupation_lookup(features["occupation"])
-                ),
-                self._age(_band(features["age"], _AGE_BANDS)),
-            ],
-            axis=1,
-        )
+        user = [
+            self._user(
+                self._user_lookup(features["user_id"]), training=training
+            ),
+            self._gender(self._gender_lookup(features["gender"])),
+            self._occupation(self._occupation_lookup(features["occupation"])),
+            self._age(_band(features["age"], _AGE_BANDS)),
+        ]
+        inputs = tf.concat([history, *user], axis=1)
         hidden = self._hidden(self._drop_inputs(inputs, training=training))
         hidden = self._drop_hidden(hidden, training=training)
         skip = self._skip(self._drop_skip(history, training=training))
         vector = self._output(hidden) + skip
-        return tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
+        return QueryParts(vector, newest, tf.add_n(user))
 
 
 def movielens_towers(
     config: TowerConfig, data: MovieLens
 ) -> tuple[QueryTower, ItemTower]:
     """Makes untrained towers whose vocabularies are those of the data.
+
+    Their outputs are for the inner product, whatever the similarity;
+    `lintf.towers.learned` makes those of a learned similarity from them.
 
     Args:
       config: the towers' shape and seed.

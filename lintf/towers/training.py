@@ -3,13 +3,13 @@
 
 Each position of a user's sequence is an example: the film at the position is
 the positive candidate, and the history is what came before it. The loss is the
-softmax over all films, which `tfrs.tasks.Retrieval` computes when it is given
-the batch's positive candidates, then all films, and a mask that leaves every
-film in once.
+softmax over all films or over sampled ones (`lintf.towers.model`), and in the
+last epochs, if the config says so, over the hardest.
 
 A working directory holds `settings.json` (what the weights depend on),
 `checkpoints/` (towers, optimizer, finished epochs; one after each epoch) and
-`logs/` (TensorBoard scalars).
+`logs/` (what TensorBoard shows). With clusters, `base/` is the same of the
+towers by whose inner product the items were clustered.
 """
 
 import dataclasses
@@ -26,18 +26,22 @@ import tensorflow as tf
 
 from lintf.datasets.movielens import MovieLens
 from lintf.datasets.splits import Part, leave_one_out
-from lintf.towers import tfrs_compat
+from lintf.similarity.clusters import k_means
+from lintf.similarity.restart import RestartUnluckyStart
+from lintf.towers import summaries, tfrs_compat
+from lintf.towers.hard_negatives import HardNegatives, Refresh
+from lintf.towers.learned import (
+    TrainedTowers,
+    learned_towers,
+    similarity_seed,
+)
+from lintf.towers.model import Batch, retrieval_model
 from lintf.towers.movielens import (
-    ItemTower,
-    QueryTower,
     TowerConfig,
     item_features,
     movielens_towers,
 )
-from lintf.towers.tower import Tower
-
-# Features, rows of the histories' films, row of the positive candidate.
-Batch = tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]
+from lintf.towers.options import ClusterOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +115,7 @@ def train(
     *,
     part: Part = "test",
     verbose: int | None = None,
-) -> tuple[QueryTower, ItemTower]:
+) -> TrainedTowers:
     """Trains the towers, or goes on with the training that `workdir` holds.
 
     After a kill the same call resumes from the last finished epoch and ends
@@ -127,18 +131,22 @@ def train(
         terminal and a line an epoch elsewhere.
 
     Returns:
-      The query tower and the item tower.
+      The towers, and their similarity if the config has a learned one.
 
     Raises:
       TfrsUnavailableError: TensorFlow Recommenders cannot be imported.
+      ScikitLearnUnavailableError: the config has clusters, and scikit-learn
+        is not installed.
       ValueError: `workdir` holds a training of other settings or data.
     """
     tfrs = tfrs_compat.import_tfrs()
     workdir = pathlib.Path(workdir)
     examples = make_examples(data, part)
     _claim(workdir, _settings(config, data, part))
+    if verbose is None:
+        verbose = 1 if sys.stdout.isatty() else 2
 
-    query_tower, item_tower = movielens_towers(config, data)
+    towers = _towers(config, data, examples, workdir, part, verbose)
     batch_size = min(config.batch_size, len(examples))
     steps = len(examples) // batch_size
     optimizer = tf.keras.optimizers.AdamW(
@@ -147,21 +155,28 @@ def train(
         ),
         weight_decay=config.weight_decay,
     )
-    model = _retrieval_model(
-        tfrs, query_tower, item_tower, item_features(data), config.mask_seen
+    frequency = np.bincount(
+        examples.item_rows[examples.position], minlength=len(data.films)
+    )
+    model = retrieval_model(
+        tfrs, towers, item_features(data), config, frequency, batch_size
     )
     model.compile(optimizer=optimizer)
     # Only a built optimizer has the variables that a checkpoint restores.
     optimizer.build(model.trainable_variables)
+    restart = _restart(config, towers)
 
     finished = tf.Variable(0, dtype=tf.int64, name="finished_epochs")
+    held: dict[str, Any] = {
+        "query_tower": towers.query,
+        "item_tower": towers.item,
+        "optimizer": optimizer,
+        "finished_epochs": finished,
+    }
+    if restart is not None:
+        held["restart"] = restart.state
     manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(
-            query_tower=query_tower,
-            item_tower=item_tower,
-            optimizer=optimizer,
-            finished_epochs=finished,
-        ),
+        tf.train.Checkpoint(**held),
         str(workdir / "checkpoints"),
         max_to_keep=2,
     )
@@ -175,8 +190,6 @@ def train(
             flush=True,
         )
     if int(finished) < config.epochs:
-        if verbose is None:
-            verbose = 1 if sys.stdout.isatty() else 2
         _fit(
             model,
             _Epochs(examples, config, batch_size),
@@ -184,8 +197,65 @@ def train(
             manager,
             workdir / "logs",
             verbose,
+            [] if restart is None else [restart],
         )
-    return query_tower, item_tower
+    return towers
+
+
+def _towers(
+    config: TowerConfig,
+    data: MovieLens,
+    examples: Examples,
+    workdir: pathlib.Path,
+    part: Part,
+    verbose: int,
+) -> TrainedTowers:
+    """Makes the towers; with clusters, from trained ones of a dot product."""
+    base = movielens_towers(config, data)
+    count = config.clusters.count
+    if not count:
+        return learned_towers(config, *base)
+    first = train(
+        dataclasses.replace(
+            config,
+            similarity="dot",
+            clusters=ClusterOptions(),
+            epochs=config.clusters.pretrain_epochs,
+            negatives=dataclasses.replace(config.negatives, hard_epochs=0),
+        ),
+        data,
+        workdir / "base",
+        part=part,
+        verbose=verbose,
+    )
+    for made, trained in zip(base, first, strict=True):
+        made.set_weights(trained.get_weights())
+    items = _tensors(item_features(data))
+    vectors = base[1].parts(items, False).vector.numpy()
+    return learned_towers(
+        config,
+        *base,
+        centres=k_means(vectors, count, seed=similarity_seed(config)),
+        item_ids=data.films.id,
+        num_ratings=np.bincount(examples.item_rows, minlength=len(data.films)),
+    )
+
+
+def _tensors(features: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(column) for name, column in features.items()}
+
+
+def _restart(
+    config: TowerConfig, towers: TrainedTowers
+) -> RestartUnluckyStart | None:
+    """The rule for unlucky starts, which a Hadamard MLP needs."""
+    if config.similarity != "hadamard_mlp" or towers.similarity is None:
+        return None
+    similarity = towers.similarity
+    return RestartUnluckyStart(
+        lambda number: similarity.reinitialize(similarity_seed(config, number)),
+        steps=config.hadamard.restart_steps,
+    )
 
 
 class _Epochs:
@@ -195,6 +265,7 @@ class _Epochs:
         self.steps = len(examples) // batch
         self.examples_per_epoch = self.steps * batch
         self.num_epochs = config.epochs
+        self.hard_epochs = config.negatives.hard_epochs
         self._examples = examples
         self._config = config
         self._batch = batch
@@ -237,88 +308,6 @@ class _Epochs:
         return features, rows, tf.gather(tensors["item_rows"], end)
 
 
-def _retrieval_model(
-    tfrs: Any,
-    query_tower: Tower,
-    item_tower: Tower,
-    items: Mapping[str, np.ndarray],
-    mask_seen: bool,
-) -> Any:
-    """Returns a `tfrs.Model` of the two towers.
-
-    The class is made here because its base is known only once TensorFlow
-    Recommenders could be imported.
-    """
-    catalogue = {name: tf.constant(column) for name, column in items.items()}
-    num_items = len(items["id"])
-
-    class TwoTowers(tfrs.Model):  # type: ignore[name-defined,misc]
-        """The softmax over the whole catalogue, through the TFRS task."""
-
-        def __init__(self) -> None:
-            super().__init__(name="two_towers")
-            self.query_tower = query_tower
-            self.item_tower = item_tower
-            self.task = tfrs.tasks.Retrieval(
-                loss=tf.keras.losses.CategoricalCrossentropy(
-                    from_logits=True,
-                    reduction=tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE,
-                ),
-                loss_metrics=[tf.keras.metrics.Mean(name="mean_loss")],
-            )
-
-        def compute_loss(
-            self, inputs: Batch, training: bool = False
-        ) -> tf.Tensor:
-            features, history_rows, positive = inputs
-            queries = self.query_tower(features, training=training)
-            everything = self.item_tower(catalogue, training=training)
-            candidates = tf.concat(
-                [tf.gather(everything, positive), everything], axis=0
-            )
-            return self.task(
-                queries,
-                candidates,
-                score_mask=self._score_mask(history_rows, positive),
-                compute_metrics=False,
-            )
-
-        def _score_mask(
-            self, history_rows: tf.Tensor, positive: tf.Tensor
-        ) -> tf.Tensor:
-            """Leaves in a query's own positive, and all films but that one.
-
-            The other queries' positives stand among all films already: with
-            them, frequent films would count several times.
-            """
-            own = tf.eye(tf.shape(positive)[0], dtype=tf.bool)
-            left_out = positive[:, tf.newaxis]
-            if mask_seen:
-                left_out = tf.concat([left_out, history_rows], axis=1)
-            return tf.concat([own, _all_but(left_out, num_items)], axis=1)
-
-    return TwoTowers()
-
-
-def _all_but(rows: tf.Tensor, num_items: int) -> tf.Tensor:
-    """Marks all items but some of each query: `[B, n]` -> `[B, num_items]`.
-
-    Args:
-      rows: int32 rows of items; -1 is none. Repeats are allowed.
-      num_items: width of the result.
-    """
-    queries = tf.range(tf.shape(rows)[0])[:, tf.newaxis]
-    # A column more than there are items takes the -1s.
-    columns = tf.where(rows >= 0, rows, num_items)
-    cells = tf.stack([tf.broadcast_to(queries, tf.shape(rows)), columns], -1)
-    marks = tf.tensor_scatter_nd_update(
-        tf.fill([tf.shape(rows)[0], num_items + 1], True),
-        cells,
-        tf.zeros(tf.shape(rows), tf.bool),
-    )
-    return marks[:, :num_items]
-
-
 def _fit(
     model: Any,
     epochs: _Epochs,
@@ -326,38 +315,48 @@ def _fit(
     manager: tf.train.CheckpointManager,
     logs: pathlib.Path,
     verbose: int,
+    callbacks: Sequence[tf.keras.callbacks.Callback],
 ) -> None:
     """Runs the epochs that are left, with a checkpoint after each."""
     writer = tf.summary.create_file_writer(str(logs))
     for epoch in range(int(finished), epochs.num_epochs):
+        extra = list(callbacks)
+        if epoch >= epochs.num_epochs - epochs.hard_epochs:
+            extra.append(_hard_stage(model))
         start = time.monotonic()
         history = model.fit(
             epochs.dataset(epoch),
             initial_epoch=epoch,
             epochs=epoch + 1,
             verbose=verbose,
+            callbacks=extra,
         )
         seconds = time.monotonic() - start
         finished.assign(epoch + 1)
         with writer.as_default(step=epoch + 1):
-            _scalar("loss", history.history["mean_loss"][-1])
-            _scalar("learning_rate", _learning_rate(model.optimizer))
-            _scalar("examples_per_second", epochs.examples_per_epoch / seconds)
+            summaries.scalar("loss", history.history["mean_loss"][-1])
+            summaries.scalar("learning_rate", _learning_rate(model.optimizer))
+            summaries.scalar(
+                "examples_per_second", epochs.examples_per_epoch / seconds
+            )
+            features, _, _ = next(iter(epochs.dataset(0)))
+            summaries.similarity(model.towers, features, model.catalogue)
         writer.flush()
         manager.save(checkpoint_number=epoch + 1)
     writer.close()
 
 
-def _scalar(tag: str, value: float | tf.Tensor) -> None:
-    """Writes a scalar that TensorBoard shows, without TensorBoard installed.
-
-    `tf.summary.scalar` is a part of TensorBoard, which TensorFlow does not
-    depend on any more.
-    """
-    metadata = tf.compat.v1.SummaryMetadata(
-        plugin_data={"plugin_name": "scalars"}
-    )
-    tf.summary.write(tag, tf.cast(value, tf.float32), metadata=metadata)
+def _hard_stage(model: Any) -> Refresh:
+    """Makes a model train on the hardest negatives from now on."""
+    options = model.config.negatives
+    if model.hard is None:
+        items = model.items()
+        model.hard = HardNegatives(
+            len(items), items.shape[1], options.hard_k, model.towers.similarity
+        )
+        # The step that was compiled has other negatives.
+        model.train_function = None
+    return Refresh(model.hard, model.items, options.hard_refresh_steps)
 
 
 def _learning_rate(optimizer: Any) -> tf.Tensor:

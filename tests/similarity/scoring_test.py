@@ -69,6 +69,17 @@ def test_gradients_reach_vectors_and_weights(spec):
         assert np.abs(gradient).max() > 0
 
 
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_averaged_queries_are_the_references(spec):
+    weights, queries, _ = drawn(spec)
+    np.testing.assert_allclose(
+        scoring.averaged_queries(spec, weights, queries),
+        reference.averaged_queries(spec, weights, queries),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
 def test_unknown_sizes_are_taken_in_a_graph():
     spec = SPECS[3]
     weights, queries, items = drawn(spec)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training with TFRS; `keras_versions_test.py` runs this file under Keras 2."""
 
+import dataclasses
 import json
 import os
 
@@ -18,6 +19,7 @@ import tensorflow as tf
 from lintf import towers
 from lintf.datasets import leave_one_out
 from lintf.towers import training
+from lintf.towers.model import retrieval_model
 from tests.towers.toy_data import toy_data
 
 CONFIG = towers.TowerConfig(
@@ -161,7 +163,7 @@ def test_other_settings_are_refused(trained):
 def test_working_directory(trained):
     workdir, _ = trained
     settings = json.loads((workdir / "settings.json").read_text())
-    assert settings["config"] == vars(CONFIG)
+    assert settings["config"] == dataclasses.asdict(CONFIG)
     assert settings["part"] == "test"
     assert list((workdir / "logs").glob("events.out.tfevents.*"))
     scalars = {}
@@ -224,8 +226,13 @@ def test_loss_is_the_softmax_over_all_films(mask_seen):
     data = toy_data()
     query_tower, item_tower = towers.movielens_towers(CONFIG, data)
     items = towers.item_features(data)
-    model = training._retrieval_model(
-        towers.import_tfrs(), query_tower, item_tower, items, mask_seen
+    model = retrieval_model(
+        towers.import_tfrs(),
+        towers.TrainedTowers(query_tower, item_tower),
+        items,
+        dataclasses.replace(CONFIG, mask_seen=mask_seen),
+        np.ones(20),
+        16,
     )
     examples = training.make_examples(data, "test")
     batches = training._Epochs(examples, CONFIG, 16).dataset(0)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the recipe's towers beyond their own shape."""
+
+import dataclasses
+from typing import Any, Literal
+
+SimilarityKind = Literal["dot", "hadamard_mlp", "mixture_of_logits"]
+ClusterMode = Literal["fixed", "trained", "learned"]
+
+
+def _positive(options: Any, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < 1:
+            raise ValueError(
+                f"`{name}` must be at least 1, got {getattr(options, name)}"
+            )
+
+
+def _share(options: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(options, name) < 1:
+            raise ValueError(
+                f"`{name}` must be in [0, 1), got {getattr(options, name)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureOptions:
+    """Shape and training of a mixture of logits.
+
+    The defaults were chosen on the validation items of MovieLens-100K.
+
+    Attributes:
+        query_components: Projections of the query tower's embedding.
+        item_components: Projections of the item tower's.
+        newest_components: The newest items of the history, each a query
+            component of its own.
+        user_component: Whether what is known about the user, without the
+            history, is a query component.
+        traits_component: Whether genres and year, without the id, are an item
+            component.
+        component_dim: Numbers a component.
+        component: How a pair is compared: "inner_product", "weighted" or
+            "hadamard".
+        hidden: With "hadamard": units of the joint MLP.
+        temperature: Logits are divided by it.
+        gate: "softmax", "silu_softmax", "relu" or "sigmoid".
+        gate_hidden: Units of the pair gate; 0 leaves it out.
+        side_gate_hidden: Units of the gates of one side.
+        projection: Of the query's embedding: "linear", "swiglu", "geglu".
+        projection_hidden: Units of the latter two.
+        item_dropout: Share of the item side's inputs dropped at training.
+        gate_dropout: Share of the gate's weights dropped at training.
+        component_dropout: Share of components dropped at training.
+        balance_weight: Of the load-balancing loss.
+    """
+
+    query_components: int = 4
+    item_components: int = 2
+    newest_components: int = 0
+    user_component: bool = False
+    traits_component: bool = False
+    component_dim: int = 64
+    component: str = "inner_product"
+    hidden: int = 0
+    temperature: float = 0.1
+    gate: str = "softmax"
+    gate_hidden: int = 0
+    side_gate_hidden: int = 32
+    projection: str = "linear"
+    projection_hidden: int = 128
+    item_dropout: float = 0.0
+    gate_dropout: float = 0.2
+    component_dropout: float = 0.0
+    balance_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "query_components", "item_components", "component_dim")
+        _share(self, "item_dropout", "gate_dropout", "component_dropout")
+        if self.newest_components < 0:
+            raise ValueError(
+                "`newest_components` must be at least 0, got "
+                f"{self.newest_components}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class HadamardOptions:
+    """Shape and training of a Hadamard MLP.
+
+    Attributes:
+        component_dim: Units of each tower's last layer.
+        hidden: Units of the joint MLP's hidden layer.
+        dropout: Share of each side's inputs dropped at training.
+        restart_steps: Steps after which a bad start is drawn again.
+    """
+
+    component_dim: int = 50
+    hidden: int = 10
+    dropout: float = 0.0
+    restart_steps: int = 100
+
+    def __post_init__(self) -> None:
+        _positive(self, "component_dim", "hidden")
+        _share(self, "dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterOptions:
+    """Clusters of items as components of a learned similarity.
+
+    Attributes:
+        count: How many; 0 does without.
+        mode: Whether the clusters' embeddings are fixed, trained, or the
+            clusters themselves are learned too.
+        top: With "learned": clusters of a soft choice.
+        pretrain_epochs: Passes that train the towers by their inner product
+            first, whose items are then clustered.
+        residual_ids: Add embeddings of items with enough ratings to those of
+            their clusters.
+        least_ratings: That a residual id takes.
+    """
+
+    count: int = 0
+    mode: ClusterMode = "fixed"
+    top: int = 4
+    pretrain_epochs: int = 5
+    residual_ids: bool = False
+    least_ratings: int = 5
+
+    def __post_init__(self) -> None:
+        _positive(self, "top", "pretrain_epochs", "least_ratings")
+        if self.count < 0:
+            raise ValueError(f"`count` must be at least 0, got {self.count}")
+        if self.residual_ids and not self.count:
+            raise ValueError(
+                "`residual_ids` are added to clusters: set `count`"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class NegativeOptions:
+    """What a positive item is compared with at training.
+
+    Section 5 of arXiv 2402.13435: in-batch negatives, a share of uniform easy
+    ones, and a last stage on the hardest.
+
+    Attributes:
+        kind: "all" is the softmax over the whole catalogue; "sampled" takes
+            the batch's other positives, and uniform ones.
+        easy_share: With "sampled": share of uniform negatives.
+        log_q: With "sampled": subtract the log of how often an item is
+            sampled (not in the paper, which takes frequent items as
+            frequent).
+        hard_epochs: The last epochs, trained on the hardest negatives.
+        hard_k: How many of these, found by lintf's search.
+        hard_refresh_steps: Steps between renewals of the searched items.
+    """
+
+    kind: Literal["all", "sampled"] = "all"
+    easy_share: float = 0.5
+    log_q: bool = False
+    hard_epochs: int = 0
+    hard_k: int = 256
+    hard_refresh_steps: int = 50
+
+    def __post_init__(self) -> None:
+        _positive(self, "hard_k", "hard_refresh_steps")
+        _share(self, "easy_share")
+        if self.hard_epochs < 0:
+            raise ValueError(
+                f"`hard_epochs` must be at least 0, got {self.hard_epochs}"
+            )
