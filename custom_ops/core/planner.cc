@@ -40,6 +40,13 @@ double Nanoseconds(const std::function<void()>& work) {
   return *std::min_element(rounds.begin(), rounds.end());
 }
 
+// Of the rows that a query scores, about so many times k at least reach their
+// full score before the k-th best is known well enough to leave others out.
+constexpr float kBoundedRowsOfK = 16.0f;
+// Rows that pass less often than this lie far apart: they are fetched one by
+// one, like a shortlist.
+constexpr float kSparse = 0.1f;
+
 // Passes every row, or one row in `step`.
 class EveryRow : public MaskSource {
  public:
@@ -62,6 +69,21 @@ class EveryRow : public MaskSource {
  private:
   const int64_t step_;
 };
+
+// Fetching a row that passes, beside what reading it in order takes.
+float FetchCost(const PlannerCosts& costs, const QueryShape& shape) {
+  const bool is_sparse = static_cast<float>(shape.passing) <
+                         kSparse * static_cast<float>(shape.num_rows);
+  return is_sparse ? costs.gather_row : 0.0f;
+}
+
+// Scanning codes for one query. Blocks in which no row passes are skipped.
+float ScanCost(const PlannerCosts& costs, const QueryShape& shape) {
+  const float scanned =
+      std::min(static_cast<float>(shape.num_rows),
+               static_cast<float>(shape.passing) * float{kCodeBlockRows});
+  return scanned * static_cast<float>(shape.code_words) * costs.code_word;
+}
 
 }  // namespace
 
@@ -122,18 +144,77 @@ bool PreferCodes(const PlannerCosts& costs, const QueryShape& shape) {
   const float row = static_cast<float>(shape.dim) *
                     (costs.knn.row_lanes_row + costs.knn.row_lanes_query);
   const float passing = static_cast<float>(shape.passing);
-  // Rows that pass far apart are fetched one by one, like a shortlist.
-  const float exact =
-      passing * (row + (passing < 0.1f * static_cast<float>(shape.num_rows)
-                            ? costs.gather_row
-                            : 0.0f));
-  // Blocks of codes in which no row passes are skipped.
-  const float scanned = std::min(static_cast<float>(shape.num_rows),
-                                 passing * float{kCodeBlockRows});
+  const float exact = passing * (row + FetchCost(costs, shape));
   const float codes =
-      scanned * static_cast<float>(shape.code_words) * costs.code_word +
+      ScanCost(costs, shape) +
       static_cast<float>(shape.shortlist) * (row + costs.gather_row);
   return codes < exact;
+}
+
+Algorithm ChooseSimilar(const PlannerCosts& costs,
+                        const SimilarityCosts& similarity_costs,
+                        const SimilarQueryShape& shape) {
+  const SimilarityShape& similarity = shape.similarity;
+  const float passing = static_cast<float>(shape.query.passing);
+  const float k = static_cast<float>(shape.k);
+  const float dim = static_cast<float>(shape.query.dim);
+  const float pairs = static_cast<float>(similarity.pairs());
+  const float logits =
+      similarity_costs.load * dim +
+      similarity_costs.fma * static_cast<float>(similarity.logit_fmas());
+  // Sigmoids of hidden units and of pairs, and a softmax over the pairs.
+  const float activations =
+      static_cast<float>(similarity.gate_hidden) +
+      pairs * (similarity.gate == Gate::kSiluSoftmax ? 2.0f : 1.0f);
+  const float gate =
+      similarity.gate == Gate::kNone
+          ? 0.0f
+          : similarity_costs.fma * static_cast<float>(similarity.gate_fmas()) +
+                similarity_costs.activation * activations;
+  const float fetch = FetchCost(costs, shape.query);
+  const float exact = passing * (fetch + logits + gate);
+  Algorithm best = Algorithm::kExact;
+  float least = exact;
+  if (similarity.is_convex() && similarity.gate != Gate::kNone) {
+    const float scored =
+        std::min(passing, similarity_costs.bounded_share * passing +
+                              kBoundedRowsOfK * k);
+    // A bound takes about as long as a few multiply-adds of each pair.
+    const float bounded =
+        passing * (fetch + logits + 4.0f * pairs * similarity_costs.fma) +
+        scored * gate;
+    if (bounded < least) {
+      best = Algorithm::kBounded;
+      least = bounded;
+    }
+  }
+  const int64_t budget = std::max(shape.budget, shape.k);
+  if (shape.query.passing <= budget) return best;
+  float select = 0.0f;
+  float queries = 1.0f;
+  switch (shape.candidates) {
+    case Candidates::kCodes:
+      select = ScanCost(costs, shape.query);
+      break;
+    case Candidates::kComponents:
+      queries += pairs;
+      [[fallthrough]];
+    case Candidates::kAveraged: {
+      // Of the two layouts, the cheaper one.
+      const float lanes = static_cast<float>(ActiveKnnKernels().lanes);
+      const float own =
+          costs.knn.row_lanes_row *
+              std::ceil(queries / static_cast<float>(kMaxSharedQueries)) +
+          costs.knn.row_lanes_query * queries;
+      const float shared =
+          costs.knn.query_lanes_vector * std::ceil(queries / lanes);
+      select = passing * (fetch + dim * std::min(own, shared));
+      break;
+    }
+  }
+  const float two_stage =
+      select + static_cast<float>(budget) * (costs.gather_row + logits + gate);
+  return two_stage < least ? Algorithm::kTwoStage : best;
 }
 
 PlannerCosts MeasurePlannerCosts(const KnnInput& input, const CodeSide& code) {

@@ -4,75 +4,12 @@
 #include <algorithm>
 #include <vector>
 
+#include "custom_ops/core/learned_retrieval.h"
+#include "custom_ops/core/query_subset.h"
 #include "custom_ops/core/stored_masks.h"
 
 namespace lintf {
 namespace {
-
-// Above this, the filters of a batch are evaluated once to count and once
-// more to search, rather than kept.
-constexpr int64_t kMaxStoredMaskBytes = int64_t{256} << 20;
-
-// A part of the queries of a batch, and where its results go.
-class QuerySubset {
- public:
-  QuerySubset(const RetrievalInput& input, const int32_t* mask_of_query,
-              const std::vector<int64_t>& queries)
-      : queries_(queries) {
-    const int64_t dim = input.knn.dim;
-    const int64_t bits = input.code.words * 64;
-    for (const int64_t query : queries) {
-      const float* const vector = input.knn.queries + query * dim;
-      vectors_.insert(vectors_.end(), vector, vector + dim);
-      if (input.code.samples != nullptr) {
-        const float* const samples = input.code.samples + query * bits;
-        samples_.insert(samples_.end(), samples, samples + bits);
-      }
-      masks_.push_back(mask_of_query[query]);
-    }
-    const int64_t count = static_cast<int64_t>(queries.size());
-    scores_.resize(count * input.knn.k);
-    rows_.resize(count * input.knn.k);
-    counts_.resize(count);
-  }
-
-  // `input`, for these queries alone.
-  RetrievalInput Input(RetrievalInput input) const {
-    input.knn.queries = vectors_.data();
-    input.knn.num_queries = static_cast<int64_t>(queries_.size());
-    if (!samples_.empty()) input.code.samples = samples_.data();
-    return input;
-  }
-
-  const int32_t* mask_of_query() const { return masks_.data(); }
-
-  KnnOutput Output() {
-    KnnOutput output;
-    output.scores = scores_.data();
-    output.rows = rows_.data();
-    output.counts = counts_.data();
-    return output;
-  }
-
-  void CopyTo(int64_t k, const KnnOutput& output) const {
-    for (size_t i = 0; i < queries_.size(); ++i) {
-      const int64_t from = static_cast<int64_t>(i) * k;
-      const int64_t to = queries_[i] * k;
-      std::copy_n(scores_.data() + from, k, output.scores + to);
-      std::copy_n(rows_.data() + from, k, output.rows + to);
-      output.counts[queries_[i]] = counts_[i];
-    }
-  }
-
- private:
-  const std::vector<int64_t>& queries_;
-  std::vector<float> vectors_;
-  std::vector<float> samples_;
-  std::vector<int32_t> masks_;
-  std::vector<float> scores_;
-  std::vector<int64_t> rows_;
-  std::vector<int32_t> counts_;
-};
 
 void SearchExactly(RetrievalInput input, const MaskSource& masks,
                    const int32_t* mask_of_query, const Parallel& parallel,
@@ -111,9 +48,7 @@ RetrievalCounts RetrieveRows(const RetrievalInput& input,
   RetrievalCounts counts;
   if (input.knn.num_queries == 0) return counts;
   if (input.similarity != nullptr) {
-    RetrieveRowsReference(input, masks, mask_of_query, output);
-    counts.exact += input.knn.num_queries;
-    return counts;
+    return RetrieveSimilarRows(input, masks, mask_of_query, parallel, output);
   }
   const bool has_codes = input.code.codes != nullptr;
   if (input.algorithm == Algorithm::kQuantized ||
@@ -144,11 +79,11 @@ RetrievalCounts RetrieveRows(const RetrievalInput& input,
   } else if (by_codes.empty()) {
     SearchExactly(input, stored, mask_of_query, parallel, output, &counts);
   } else {
-    QuerySubset codes(input, mask_of_query, by_codes);
+    QuerySubset codes(input, input.knn.dim, mask_of_query, by_codes);
     SearchByCodes(codes.Input(input), stored, codes.mask_of_query(), parallel,
                   codes.Output(), &counts);
     codes.CopyTo(input.knn.k, output);
-    QuerySubset exact(input, mask_of_query, exactly);
+    QuerySubset exact(input, input.knn.dim, mask_of_query, exactly);
     SearchExactly(exact.Input(input), stored, exact.mask_of_query(), parallel,
                   exact.Output(), &counts);
     exact.CopyTo(input.knn.k, output);

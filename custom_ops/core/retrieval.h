@@ -14,34 +14,6 @@
 
 namespace lintf {
 
-// By an inner product or a distance: kMasked to kQuantized. By a learned
-// similarity:
-//   kExact     scores all rows that pass.
-//   kBounded   the same results, bit for bit; rows whose greatest logit cannot
-//              reach the k-th best score have their gate left out. Needs a
-//              convex gate; without a gate it is kExact.
-//   kTwoStage  scores the candidates alone. Of a query that at most `budget`
-//              rows pass, all are candidates.
-// kAuto takes what is cheapest, by each query's own number of passing rows.
-enum class Algorithm : uint8_t {
-  kAuto,
-  kMasked,
-  kPrefiltered,
-  kQuantized,
-  kExact,
-  kBounded,
-  kTwoStage,
-};
-
-// Where kTwoStage has its candidates from (the proxies of similarity.h). Rows
-// that do not pass never are candidates.
-//   kAveraged    the `budget` best by the averaged query, as MaskedKnn has it.
-//   kComponents  the max(1, (budget - k) / pairs) best of each pair's query,
-//                and the k best of the averaged one, each row once.
-//   kCodes       the `budget` best by code (CodeKnn); code.samples are those
-//                of the first components_dim numbers of the averaged query.
-enum class Candidates : uint8_t { kAveraged, kComponents, kCodes };
-
 struct RetrievalInput {
   // items.data may be null: codes are all there is. With a similarity, `dim`
   // is its item_dim, a query has query_dim numbers, and the metric is the

@@ -101,6 +101,13 @@ struct SimilarityShape {
   bool is_convex() const {
     return gate != Gate::kRelu && gate != Gate::kSigmoid;
   }
+  // Fused multiply-adds of a row's logits, and of its pair gate.
+  int64_t logit_fmas() const {
+    return pairs() * (component == PairSimilarity::kHadamard
+                          ? hidden * (component_dim + 1)
+                          : component_dim);
+  }
+  int64_t gate_fmas() const { return 2 * pairs() * gate_hidden; }
   // What is wrong with the shape, by the names of SimilaritySpec; empty if it
   // is fine. Nothing below may be called for a shape that is not.
   std::string Error() const;

@@ -11,6 +11,10 @@
 
 namespace lintf {
 
+// For searches: above this, the filters of a batch are evaluated once to count
+// and once more to search, rather than kept.
+inline constexpr int64_t kMaxStoredMaskBytes = int64_t{256} << 20;
+
 // Knows how many of the rows [0, num_rows) pass for each mask of `source`, and
 // keeps their bits if all of them take at most `max_bytes`; otherwise Fill
 // asks `source` again, which must outlive this object.
