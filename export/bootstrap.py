@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from export import snapshot
@@ -31,6 +32,8 @@ from lintf.index.schema import (
 )
 from lintf.index.sharded import new_index
 from lintf.index.shards import Shards
+from lintf.similarity import saved
+from lintf.similarity.spec import SimilaritySpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,9 @@ class BootstrapConfig:
         update: Live updates.
         shards: How the index is divided; by default as what it is to be like,
             or in one piece.
+        similarity: A directory that `lintf.similarity.saved.save` wrote: what
+            compares a query with an item, whose vectors have `dim` numbers
+            then. By default that of what it is to be like; else the metric.
     """
 
     dim: int
@@ -115,9 +121,12 @@ class BootstrapConfig:
     batching: BatchingConfig | None = None
     update: UpdateConfig = UpdateConfig()
     shards: int | Shards | None = None
+    similarity: str | None = None
 
     def __post_init__(self) -> None:
-        self.schema()
+        if self.similarity is None:
+            # With one, `bootstrap` does.
+            self.schema()
         # Says now if they are wrong.
         _ = self.sharding
 
@@ -126,9 +135,17 @@ class BootstrapConfig:
         """How the index is divided, where the config says so."""
         return None if self.shards is None else to_shards(self.shards)
 
-    def schema(self) -> IndexSchema:
-        """The schema of the index."""
+    def schema(self, similarity: SimilaritySpec | None = None) -> IndexSchema:
+        """The schema of the index.
+
+        Args:
+            similarity: What scores its items, if it is not the metric.
+
+        Raises:
+            ValueError: The similarity does not fit the config.
+        """
         codes = self.quantization
+        coded = self.dim if similarity is None else similarity.components_dim
         return IndexSchema(
             dim=self.dim,
             metric=self.index.metric,
@@ -137,10 +154,9 @@ class BootstrapConfig:
             limits=self.filter_limits.limits(),
             dtype=self.index.dtype,
             quantization=(
-                None
-                if codes is None
-                else codes.resolve(self.dim, self.retrieve.k)
+                None if codes is None else codes.resolve(coded, self.retrieve.k)
             ),
+            similarity=similarity,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -149,6 +165,8 @@ class BootstrapConfig:
         return {
             "k": retrieve.k,
             "algorithm": retrieve.algorithm,
+            "candidates": retrieve.candidates,
+            "budget": retrieve.budget,
             "variants": retrieve.variants,
             "return_attributes": retrieve.return_attributes,
             "max_request_rows": retrieve.max_request_rows,
@@ -204,14 +222,19 @@ def bootstrap(
     towers: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     sharding = Shards()
+    spec: SimilaritySpec | None = None
+    weights: dict[str, np.ndarray] = {}
     if like is not None:
         loaded, settings = restore.load(like)
         sharding = restore.sharding_of(like)
         towers, shape = restore.towers(loaded), restore.shape_of(loaded)
         schema, capacity = shape.schema, capacity or shape.capacity
+        spec, weights = schema.similarity, restore.similarity_weights(loaded)
         del loaded
     if config is not None:
-        schema, settings = config.schema(), config.settings()
+        if config.similarity is not None:
+            spec, weights = _load_similarity(config.similarity)
+        schema, settings = config.schema(spec), config.settings()
         sharding = config.sharding or sharding
         capacity = capacity or config.index.capacity
     elif like is None:
@@ -227,4 +250,15 @@ def bootstrap(
         sharding,
         log_partitions=len(log.source.partitions()),
     )
+    if spec is not None:
+        index.set_similarity_weights(weights)
     return snapshot.write_first(base, index, {**settings, **towers}, log)
+
+
+def _load_similarity(
+    path: str,
+) -> tuple[SimilaritySpec, dict[str, np.ndarray]]:
+    try:
+        return saved.load(path)
+    except (OSError, ValueError) as error:
+        raise JobError(f"similarity: {error}") from error

@@ -16,9 +16,12 @@ import numpy as np
 
 from lintf.index import columns, oporp, storage
 from lintf.index.schema import Attribute, IndexSchema
+from lintf.similarity import reference, rounding
 
 # Rows scored at once: bounds the memory beside the index itself.
 _BLOCK = 1 << 16
+# Numbers that are held for each of them.
+_BLOCK_WIDTH = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Table:
         attributes: Stored columns `[rows]` or `[rows, width]` by name.
         texts: `[rows]` ids as text, if ids are strings.
         codes: `[rows, words]` int64, row by row, if there are any.
+        weights: Of the schema's similarity by name, if it has one.
     """
 
     schema: IndexSchema
@@ -41,12 +45,14 @@ class Table:
     attributes: Mapping[str, np.ndarray]
     texts: np.ndarray | None = None
     codes: np.ndarray | None = None
+    weights: Mapping[str, np.ndarray] | None = None
 
     @functools.cached_property
     def projection(self) -> np.ndarray:
-        """`[dim, bits]` float64: vectors times this are samples of codes."""
+        """`[coded_dim, bits]` float64: vectors times this are samples."""
         assert self.schema.quantization is not None
-        matrix = oporp.projection(self.schema.quantization, self.schema.dim)
+        dim = self.schema.coded_dim
+        matrix = oporp.projection(self.schema.quantization, dim)
         return matrix.astype(np.float64)
 
     @functools.cached_property
@@ -80,6 +86,7 @@ def joined(tables: Sequence[Table]) -> Table:
         },
         parts("texts"),
         parts("codes"),
+        tables[0].weights,
     )
 
 
@@ -93,6 +100,8 @@ class Filter:
 
 def scores(table: Table, query: np.ndarray) -> np.ndarray:
     """Scores of all rows for one query, `[rows]` float64."""
+    if table.schema.similarity is not None:
+        return _learned(table, query, reference.scores)
     query = _prepared(table, query)
     score = _code_scorer(table, query)
     if table.embeddings is not None:
@@ -110,8 +119,12 @@ def tolerance(table: Table, query: np.ndarray) -> float:
     Of embeddings: `dim` roundings of half an epsilon each, of products no
     larger than the norms' product (the l2 score sums three such terms), and
     what rounding the query costs, if they are int8. Of codes alone: the bits
-    of the query's code that rounding may change, or the rounding of tables.
+    of the query's code that rounding may change, or the rounding of tables. Of
+    a learned similarity: the bounds of `lintf.similarity.rounding`.
     """
+    if table.schema.similarity is not None:
+        bounds = _learned(table, query, rounding.error_bounds)
+        return float(bounds.max(initial=0.0))
     query = _prepared(table, query)
     if table.embeddings is None:
         return _code_tolerance(table, query)
@@ -119,13 +132,29 @@ def tolerance(table: Table, query: np.ndarray) -> float:
     norm = float(np.linalg.norm(query))
     size = max(twos, 1e-30) * max(norm, 1e-30)
     off = storage.query_error_bound(query, table.schema.dtype)
-    rounding = off * ones
+    of_query = off * ones
     if table.schema.metric == "l2":
         size = 2 * size + twos**2 + norm**2
-        rounding = 2 * off * (ones + np.abs(query).sum())
-        rounding += table.schema.dim * off**2
+        of_query = 2 * off * (ones + np.abs(query).sum())
+        of_query += table.schema.dim * off**2
     eps = float(np.finfo(np.float32).eps)
-    return float((table.schema.dim + 8) * eps * size + rounding)
+    return float((table.schema.dim + 8) * eps * size + of_query)
+
+
+def _learned(
+    table: Table, query: np.ndarray, of: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """A number for each row, from the similarity, in bounded memory."""
+    spec = table.schema.similarity
+    assert spec is not None and table.embeddings is not None
+    numbers = spec.pairs * max(spec.hidden, 1) + spec.gate_hidden
+    step = max(1, _BLOCK * _BLOCK_WIDTH // numbers)
+    out = np.empty(len(table.ids))
+    for begin in range(0, len(out), step):
+        rows = table.embeddings[begin : begin + step]
+        values = of(spec, table.weights, query[np.newaxis], rows)
+        out[begin : begin + step] = values[0]
+    return out
 
 
 def _prepared(table: Table, query: np.ndarray) -> np.ndarray:
@@ -192,9 +221,11 @@ def code_mismatch(
         The row's place in `rows`, or None if all are right.
     """
     assert table.codes is not None
-    vectors = vectors.astype(np.float64)
+    coded = table.schema.coded_dim
+    vectors = vectors[:, :coded].astype(np.float64)
+    error = error[:, :coded]
     samples = vectors @ table.projection
-    eps = table.schema.dim * float(np.finfo(np.float32).eps)
+    eps = coded * float(np.finfo(np.float32).eps)
     off = (error + eps * np.abs(vectors)) @ np.abs(table.projection)
     bits = oporp.unpack(table.codes[rows])
     wrong = (np.abs(samples) > off) & (bits != (samples >= 0))
@@ -217,7 +248,7 @@ def check_result(
 
     Args:
         table: The index.
-        query: `[dim]`.
+        query: `[query_dim]`.
         passing: `[rows]` bool: what the filter lets through.
         rows: `[k]` rows of the returned ids, -1 where there is none.
         found: `[k]` returned scores.

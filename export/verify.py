@@ -361,7 +361,8 @@ class Verifier:
             f"index_stats must count the {_QUERIES} searches of {signature}, "
             f"counted {counted}",
         )
-        exact = not self._may_use_codes(signature)
+        exact = not self._may_approximate(signature)
+        self._check_scored(found, filters, signature)
         for i, one in enumerate(filters):
             wrong = brute_force.check_result(
                 self.table,
@@ -391,14 +392,51 @@ class Verifier:
             if name.startswith("searches_")
         )
 
-    def _may_use_codes(self, signature: str) -> bool:
-        """Whether results may be approximate: a shortlist that is rescored."""
-        if self.table.codes is None or self.table.embeddings is None:
+    def _may_approximate(self, signature: str) -> bool:
+        """Whether a better item may be missing: the search has two stages."""
+        learned = self.schema.similarity is not None
+        if learned and self._portable:
             return False
+        if not learned and (
+            self.table.codes is None or self.table.embeddings is None
+        ):
+            return False
+        algorithm = self._algorithm(signature)
+        return algorithm in ("auto", "two_stage" if learned else "quantized")
+
+    def _algorithm(self, signature: str) -> str:
         config = self._build.get("config", {}).get("retrieve", {})
         named = {v["name"]: v for v in config.get("variants", ())}
         search = config if signature == "retrieve" else named.get(signature, {})
-        return search.get("algorithm", "auto") in ("auto", "quantized")
+        return str(search.get("algorithm", "auto"))
+
+    def _check_scored(
+        self,
+        found: Mapping[str, np.ndarray],
+        filters: Sequence[brute_force.Filter],
+        signature: str,
+    ) -> None:
+        """With a learned similarity the work that was done is told."""
+        learned = self.schema.similarity is not None
+        expect(
+            ("num_scored" in found) == learned,
+            f"{signature}: num_scored must be there with a learned similarity, "
+            "and only then",
+        )
+        if not learned or self._portable:
+            return
+        for one, scored, results in zip(
+            filters, found["num_scored"], found["num_results"], strict=True
+        ):
+            passing = int(one.passing.sum())
+            least = results
+            if self._algorithm(signature) == "exact":
+                least = passing
+            expect(
+                least <= scored <= passing,
+                f"{signature}{BY_EMBEDDING}, filter {one.text!r}: num_scored "
+                f"must be from {least} to {passing}, got {scored}",
+            )
 
     def _check_recall(
         self, report: Mapping[str, Any], job: Mapping[str, Any] | None
@@ -412,6 +450,8 @@ class Verifier:
             return ""
         signature, k = report["signature"], report["k"]
         asked = self._recall_queries(job)
+        if asked is None:
+            return ""
         filters = [""] * len(asked.vectors)
         exact = np.full((len(filters), k), -1)
         for i, own in enumerate(asked.own):
@@ -437,11 +477,10 @@ class Verifier:
 
     def _recall_queries(
         self, job: Mapping[str, Any] | None
-    ) -> queries.QuerySet:
-        """As the job's, but for the seed."""
-        codes = self.schema.quantization
-        assert codes is not None
-        seed, count = codes.seed + 1, _RECALL_QUERIES
+    ) -> queries.QuerySet | None:
+        """As the job's, but for the seed; None if they can't be had."""
+        codes, count = self.schema.quantization, _RECALL_QUERIES
+        seed = 1 if codes is None else codes.seed + 1
         if job is not None and "embed_query" in self._defs:
             config = to_dataclass(JobConfig, job["config"])
             known = self._defs["embed_query"].inputs
@@ -449,10 +488,19 @@ class Verifier:
                 name: tf.TensorSpec(tf.TensorShape(info.tensor_shape))
                 for name, info in known.items()
             }
-            features = queries.recipe_features(config, specs, count, seed)
+            file = config.retrieve.recall_features
+            if self.schema.similarity is not None and file is not None:
+                features = queries.features_from_file(
+                    file.path, specs, count, seed
+                )
+            else:
+                features = queries.recipe_features(config, specs, count, seed)
             if features is not None:
                 embedded = self._call("embed_query", **features)
                 return queries.of_tower(embedded["query_embedding"])
+        if self.schema.similarity is not None:
+            # An item's vector is no query's.
+            return None
         assert self.table.embeddings is not None
         rows = queries.sample(len(self.table.ids), count, seed)
         rows = rows[[bool(brute_force.all_but(self.table, r)) for r in rows]]
@@ -460,9 +508,9 @@ class Verifier:
 
     def _queries(self, random: np.random.Generator) -> np.ndarray:
         """Random directions, and items' own embeddings a little off."""
-        dim = self.schema.dim
+        dim = self.schema.query_dim
         noise = random.standard_normal((_QUERIES, dim)).astype(np.float32)
-        if self.table.embeddings is None:
+        if self.table.embeddings is None or self.schema.similarity is not None:
             return noise
         rows = random.integers(len(self.table.ids), size=_QUERIES)
         near = self.table.embeddings[rows]
@@ -517,9 +565,10 @@ class Verifier:
         features = warmup.example_inputs(self._defs["embed_query"], 3)
         query = self._call("embed_query", **features)["query_embedding"]
         expect(
-            query.shape == (3, self.schema.dim) and np.isfinite(query).all(),
-            f"embed_query must return [3, {self.schema.dim}] finite numbers, "
-            f"got {query.shape}",
+            query.shape == (3, self.schema.query_dim)
+            and np.isfinite(query).all(),
+            f"embed_query must return [3, {self.schema.query_dim}] finite "
+            f"numbers, got {query.shape}",
         )
         filters = [
             f.text
@@ -629,6 +678,13 @@ def _read_table(
     codes = None
     if schema.quantization is not None:
         codes = code_rows(values("codes"), rows)
+    weights = None
+    if schema.similarity is not None:
+        # One set, whatever the shards.
+        weights = {
+            name: read(f"similarity/{name}/.ATTRIBUTES/VARIABLE_VALUE")
+            for name in schema.similarity.weight_shapes()
+        }
     return Table(
         schema,
         ids,
@@ -636,6 +692,7 @@ def _read_table(
         {a.name: variable(f"attributes/{a.name}") for a in schema.attributes},
         texts,
         codes,
+        weights,
     )
 
 

@@ -213,7 +213,7 @@ class _Check:
             return
         found = self._call(
             "retrieve_by_embedding",
-            query_embedding=np.ones([1, self._schema.dim], np.float32),
+            query_embedding=np.ones([1, self._schema.query_dim], np.float32),
             filter=[f"not ({others})"],
         )
         ids = found["ids"][0, : found["num_results"][0]].tolist()

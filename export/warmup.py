@@ -25,6 +25,8 @@ READ_SIGNATURES = (
     "index_stats",
 )
 _RESULTS = frozenset(("ids", "scores", "num_results"))
+# Of a learned similarity.
+_MORE_RESULTS = frozenset(("num_scored",))
 FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 
 
@@ -106,7 +108,7 @@ def read_signatures(known: Mapping[str, Any]) -> list[str]:
 def is_retrieval(signature: Any) -> bool:
     """Whether all that a signature returns is ids, scores and attributes."""
     outputs = set(signature.outputs)
-    rest = outputs - _RESULTS
+    rest = outputs - _RESULTS - _MORE_RESULTS
     return outputs >= _RESULTS and all(n.startswith("attribute_") for n in rest)
 
 

@@ -77,7 +77,8 @@ def restore(
     texts = _Texts(path) if shape.schema.id_dtype == "string" else None
     rows = _rows_of(loaded.state, shape.schema, texts)
     index = _made_of(rows, shape.schema, capacity, sharding_of(path))
-    copy_similarity(loaded.state, index)
+    if shape.schema.similarity is not None:
+        index.set_similarity_weights(_weights_of(loaded.state, shape.schema))
     return Restored(index, towers(loaded), settings, shape.capacity)
 
 
@@ -183,26 +184,14 @@ def resized(index: AnyIndex, capacity: int) -> AnyIndex:
     if isinstance(index, ShardedIndex):
         sharding = index.sharding
     copy = _made_of(rows, index.schema, capacity, sharding)
-    copy_similarity(index, copy)
+    if index.schema.similarity is not None:
+        copy.set_similarity_weights(_weights_of(index, index.schema))
     return copy
 
 
-def copy_similarity(state: Any, index: AnyIndex) -> None:
-    """Copies the weights of a similarity, if the index has one.
-
-    Args:
-        state: An index of the same similarity, or a loaded one.
-        index: To be changed.
-    """
-    spec = index.schema.similarity
-    if spec is None or not spec.weight_shapes():
-        return
-    index.set_similarity_weights(
-        {
-            name: state.similarity[name].read_value()
-            for name in spec.weight_shapes()
-        }
-    )
+def similarity_weights(loaded: Any) -> dict[str, np.ndarray]:
+    """The weights of a loaded index's similarity by name; none without one."""
+    return _weights_of(loaded.state, shape_of(loaded).schema)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +215,16 @@ class _Rows:
         """Some of the items, without their texts."""
         some = {name: values[rows] for name, values in self.by_variable.items()}
         return dataclasses.replace(self, by_variable=some, texts=None)
+
+
+def _weights_of(state: Any, schema: IndexSchema) -> dict[str, np.ndarray]:
+    """The similarity's weights of an index, or of a loaded one."""
+    if schema.similarity is None:
+        return {}
+    return {
+        name: state.similarity[name].read_value().numpy()
+        for name in schema.similarity.weight_shapes()
+    }
 
 
 def _settings(data: dict[str, Any]) -> dict[str, Any]:

@@ -178,7 +178,8 @@ class Client:
         """The best items for query embeddings.
 
         Args:
-          query_embedding: [dim] or [batch, dim] float32.
+          query_embedding: [query_dim] or [batch, query_dim] float32, what the
+            query tower makes.
           filter: as for `retrieve`.
           signature: another one that takes embeddings.
 
@@ -326,6 +327,7 @@ class Client:
             num_results=outputs["num_results"],
             attributes=results.attributes(outputs),
             version=version,
+            num_scored=outputs.get("num_scored"),
         )
 
     def _call(

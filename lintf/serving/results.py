@@ -28,6 +28,8 @@ class RetrieveResult:
       attributes: the stored attributes that the index returns, by name, each
         [batch, k] or [batch, k, width]; strings are str.
       version: the model version that answered.
+      num_scored: [batch] int64, items whose full score was computed; None if
+        the index has no learned similarity.
     """
 
     ids: np.ndarray
@@ -35,6 +37,7 @@ class RetrieveResult:
     num_results: np.ndarray
     attributes: dict[str, np.ndarray]
     version: int
+    num_scored: np.ndarray | None = None
 
     def rows(self, query: int = 0) -> Iterator[dict[str, Any]]:
         """The real results of one query, as dicts of Python values.
