@@ -66,11 +66,18 @@ struct MultiplyCall {
   const float* starts = nullptr;  // kGiven: [outputs]
   float* out = nullptr;           // output o is at out + o * out_stride
   int64_t out_stride = kTileRows;
+  RowFetch* fetch = nullptr;
 };
+
+// Lines that are fetched for each block of outputs, and for each kLanes numbers
+// of kLanes rows that are transposed.
+constexpr int kLinesOfBlock = 16;
+constexpr int kLinesOfTranspose = 4;
 
 template <int kOutputs>
 LINTF_SIMD_ENTRY void MultiplyOutputs(const MultiplyCall& call, int64_t first) {
   float* const out = call.out + first * call.out_stride;
+  call.fetch->Some(kLinesOfBlock);
   Vec sums[kOutputs][kTileVectors];
 #pragma GCC unroll 16
   for (int o = 0; o < kOutputs; ++o) {
@@ -156,19 +163,12 @@ LINTF_SIMD void StoreTransposed(const char* const* rows, int64_t at,
   for (int i = 0; i < kLanes; ++i) Store(tile + i * kTileRows, columns[i]);
 }
 
-LINTF_SIMD_ENTRY void LoadTile(const LoadTileCall& call) {
-  constexpr int64_t kLine = 64;
+LINTF_SIMD_ENTRY void LoadTile(const LoadTileCall& call, RowFetch* fetch) {
   constexpr int64_t kStepBytes = 4 * kLanes;
   const int64_t bytes = call.dim * ElementSize(call.type);
   for (int v = 0; v < kTileVectors; ++v) {
     const char* const* rows = call.rows + v * kLanes;
     float* const tile = call.tile + v * kLanes;
-    for (int r = 0; r < kLanes; ++r) {
-      const char* const next = call.next[v * kLanes + r];
-      for (int64_t at = 0; at < bytes; at += kLine) {
-        __builtin_prefetch(next + at, 0, 2);
-      }
-    }
     const int64_t padded = (call.dim + kLanes - 1) / kLanes * kLanes;
     const char* expanded[kLanes];
     if (call.type != ElementType::kFloat32) {
@@ -181,12 +181,14 @@ LINTF_SIMD_ENTRY void LoadTile(const LoadTileCall& call) {
         expanded[r] = reinterpret_cast<const char*>(row);
       }
       for (int64_t d = 0; d < padded; d += kLanes) {
+        fetch->Some(kLinesOfTranspose);
         StoreTransposed(expanded, 4 * d, tile + d * kTileRows);
       }
       continue;
     }
     const int64_t whole = call.dim / kLanes * kLanes;
     for (int64_t d = 0; d < whole; d += kLanes) {
+      fetch->Some(kLinesOfTranspose);
       StoreTransposed(rows, 4 * d, tile + d * kTileRows);
     }
     if (whole < call.dim) {
@@ -202,11 +204,12 @@ LINTF_SIMD_ENTRY void LoadTile(const LoadTileCall& call) {
 
 LINTF_SIMD_ENTRY void LogitsOf(const Similarity& similarity,
                                const FoldedQuery& query, const float* tile,
-                               float* scratch, float* logits) {
+                               float* scratch, float* logits, RowFetch* fetch) {
   const SimilarityShape& shape = similarity.shape;
   const int64_t dim = shape.component_dim;
   const int64_t r_count = shape.item_components;
   MultiplyCall call;
+  call.fetch = fetch;
   if (shape.component != PairSimilarity::kHadamard) {
     call.depth = dim;
     call.stride = shape.query_components;
@@ -301,7 +304,7 @@ LINTF_SIMD Vec Combine(Gate gate, int64_t pairs, float* z,
 LINTF_SIMD_ENTRY void ScoresOf(const Similarity& similarity,
                                const FoldedQuery& query, const float* gates,
                                const float* logits, float* scratch,
-                               float* scores) {
+                               float* scores, RowFetch* fetch) {
   const SimilarityShape& shape = similarity.shape;
   if (shape.gate == Gate::kNone) {
     for (int v = 0; v < kTileRows; v += kLanes) {
@@ -325,6 +328,7 @@ LINTF_SIMD_ENTRY void ScoresOf(const Similarity& similarity,
   }
   if (hidden_units > 0) {
     MultiplyCall call;
+    call.fetch = fetch;
     call.in = logits;
     call.depth = pairs;
     call.weights = similarity.gate_kernel;

@@ -170,7 +170,10 @@ class Worker {
     for (size_t run = 0; run < plan_.runs.size(); ++run) {
       ScoreListed(run, /*all=*/true);
     }
-    for (size_t slot = 0; slot < waiting_.size(); ++slot) ScoreWaiting(slot);
+    for (size_t slot = 0; slot < waiting_.size(); ++slot) {
+      RowFetch nothing(nullptr, 0, 0);
+      ScoreWaiting(slot, &nothing);
+    }
     for (size_t slot = 0; slot < scored_.size(); ++slot) {
       search_.scored[slot].fetch_add(scored_[slot], std::memory_order_relaxed);
     }
@@ -252,19 +255,24 @@ class Worker {
     load.dim = input_.knn.dim;
     load.rows = rows;
     load.scales = scales;
-    load.next = next;
     load.row = row_.data();
     load.tile = tile_.data();
-    kernels_.load(load);
+    RowFetch fetch(
+        next,
+        std::clamp<int64_t>(listed_rows - first - tile_rows_, 0, tile_rows_),
+        row_bytes);
+    kernels_.load(load, &fetch);
     for (const int64_t slot : run.slots) {
       kernels_.logits(similarity_, plan_.queries[slot], tile_.data(),
-                      scratch_.data(), logits_.data());
+                      scratch_.data(), logits_.data(), &fetch);
       if (input_.bounded) {
-        Keep(slot, listed.data() + first, count);
+        Keep(slot, listed.data() + first, count, &fetch);
       } else {
-        Score(slot, Gates(), logits_.data(), listed.data() + first, count);
+        Score(slot, Gates(), logits_.data(), listed.data() + first, count,
+              &fetch);
       }
     }
+    fetch.Rest();
   }
 
   const float* Gates() const {
@@ -273,7 +281,7 @@ class Worker {
 
   // Of the rows at hand, puts those that may be among the best into the
   // query's waiting rows.
-  void Keep(int64_t slot, const uint32_t* rows, int count) {
+  void Keep(int64_t slot, const uint32_t* rows, int count, RowFetch* fetch) {
     // A row whose score is the threshold may still win by its number.
     const float threshold =
         std::nextafter(search_.floors[slot].value(), kNoScore);
@@ -283,7 +291,7 @@ class Worker {
     uint64_t kept = kernels_.above(bounds, threshold) & valid;
     Waiting& waiting = waiting_[slot];
     if (waiting.count == 0 && __builtin_popcountll(kept) == tile_rows_) {
-      Score(slot, Gates(), logits_.data(), rows, count);
+      Score(slot, Gates(), logits_.data(), rows, count, fetch);
       return;
     }
     const float* const gates = Gates();
@@ -295,23 +303,23 @@ class Worker {
         waiting.gates.data()[to] = gates[l * tile_rows_ + i];
       }
       waiting.rows[waiting.count++] = rows[i];
-      if (waiting.count == tile_rows_) ScoreWaiting(slot);
+      if (waiting.count == tile_rows_) ScoreWaiting(slot, fetch);
     }
   }
 
-  void ScoreWaiting(int64_t slot) {
+  void ScoreWaiting(int64_t slot, RowFetch* fetch) {
     Waiting& waiting = waiting_[slot];
     if (waiting.count == 0) return;
     Score(slot, waiting.gates.data(), waiting.logits.data(), waiting.rows,
-          waiting.count);
+          waiting.count, fetch);
     waiting.count = 0;
   }
 
   void Score(int64_t slot, const float* gates, const float* logits,
-             const uint32_t* rows, int count) {
+             const uint32_t* rows, int count, RowFetch* fetch) {
     alignas(64) float scores[kMaxTileRows];
     kernels_.scores(similarity_, plan_.queries[slot], gates, logits,
-                    scratch_.data(), scores);
+                    scratch_.data(), scores, fetch);
     const uint64_t valid = ~uint64_t{0} >> (64 - count);
     const uint64_t hits =
         kernels_.above(scores, collector_->thresholds()[slot]) & valid;
