@@ -16,6 +16,7 @@
 
 #include "custom_ops/core/live_test_index.h"
 #include "custom_ops/core/search_test_data.h"
+#include "custom_ops/core/similarity_test_data.h"
 #include "custom_ops/core/testing.h"
 
 // A scan reads rows that are being written, and what it finds of those is
@@ -28,6 +29,8 @@ const char* __tsan_default_suppressions() {
          "race:core/filter_plan.cc\n"
          "race:core/knn_kernels\n"
          "race:core/masked_knn.cc\n"
+         "race:core/learned_kernels\n"
+         "race:core/learned_knn.cc\n"
          "race:core/code_knn\n";
 }
 
@@ -41,6 +44,7 @@ namespace {
 
 using testing::kIds;
 using testing::kTagWidth;
+using testing::SimilarityCase;
 using testing::TestIndex;
 using testing::TestScore;
 using testing::TestSearch;
@@ -96,13 +100,13 @@ struct Scored {
 // Brute force over a state of the index.
 std::vector<Scored> Expected(const Items& items, const TestIndex& index,
                              const std::map<int64_t, int64_t>& row_of_id,
-                             const float* query, const Filter& filter,
-                             int64_t k) {
+                             const std::vector<float>& query,
+                             const Filter& filter, int64_t k) {
   std::vector<Scored> all;
   for (const auto& [id, number] : items) {
     if (!filter.passes(number)) continue;
-    all.push_back({TestScore(query, number, index.tables().items.type),
-                   row_of_id.at(id), number});
+    all.push_back(
+        {TestScore(query, number, index.options()), row_of_id.at(id), number});
   }
   std::sort(all.begin(), all.end(), [](const Scored& a, const Scored& b) {
     return a.score != b.score ? a.score > b.score : a.row < b.row;
@@ -187,6 +191,25 @@ class Model {
   int64_t version_ = 0;
 };
 
+// The algorithms of an index that give exact results, in turn; codes alone have
+// but one.
+Algorithm AlgorithmOf(const TestIndex::Options& options, int64_t turn) {
+  if (!options.has_items) return Algorithm::kQuantized;
+  if (options.similarity != nullptr) {
+    return turn % 2 == 0 ? Algorithm::kBounded : Algorithm::kExact;
+  }
+  return turn % 2 == 0 ? Algorithm::kMasked : Algorithm::kPrefiltered;
+}
+
+// A similarity whose rows have as many numbers as those of a TestIndex.
+const Similarity* Learned() {
+  static const SimilarityCase* const learned =
+      new SimilarityCase(testing::ShapeOf(PairSimilarity::kInnerProduct,
+                                          Gate::kSiluSoftmax, 3, 2, 9, 8),
+                         0, 0, 5);
+  return &learned->similarity;
+}
+
 // The index changes between the steps of a search, a few times or at every
 // one. Each query's results must be those of one moment during the search.
 void ChangesBetweenSteps(const TestIndex::Options& options, int64_t items,
@@ -199,9 +222,7 @@ void ChangesBetweenSteps(const TestIndex::Options& options, int64_t items,
     TestSearch search(FilterTexts(), k, round);
     std::vector<Model::Snapshot> moments = {model.Now()};
     int steps = 0;
-    const Algorithm algorithm =
-        round % 2 == 0 ? Algorithm::kMasked : Algorithm::kPrefiltered;
-    search.Run(model.index(), exact ? algorithm : Algorithm::kQuantized, [&] {
+    search.Run(model.index(), AlgorithmOf(options, round), [&] {
       // The mutex is held after many steps; then nobody can change rows.
       if (steps++ >= most_changes) return;
       model.Change(changes_at_once, ids);
@@ -219,7 +240,8 @@ void ChangesBetweenSteps(const TestIndex::Options& options, int64_t items,
       for (const Model::Snapshot& moment : moments) {
         found = found ||
                 got == Expected(moment.items, model.index(), moment.row_of_id,
-                                search.query(b), Filters()[b], k);
+                                search.Query(b, options.similarity),
+                                Filters()[b], k);
       }
       CHECK_THAT(found) << "round " << round << " query " << b << " after "
                         << steps << " steps";
@@ -261,6 +283,53 @@ void StepsOfEveryKind() {
   ChangesBetweenSteps(options, 300, 400, 10, 20, 3);
   options.has_items = false;
   ChangesBetweenSteps(options, 300, 400, 10, 20, 3);
+  // A learned similarity.
+  options = {};
+  options.similarity = Learned();
+  ChangesBetweenSteps(options, 300, 400, 10, 0, 100);
+  ChangesBetweenSteps(options, 300, 400, 10, 200, 4);
+  ChangesBetweenSteps(options, 50, 80, 200, 20, 3);
+  options.type = ElementType::kInt8;
+  ChangesBetweenSteps(options, 300, 400, 10, 20, 3);
+}
+
+// What changed meanwhile is scored once more than the others.
+void CopiesCountAsScored() {
+  TestIndex::Options options;
+  options.similarity = Learned();
+  Model model(options);
+  model.Fill(200);
+  TestSearch search({"", "number >= 150"}, 10, 3);
+  search.Run(model.index(), Algorithm::kExact);
+  CHECK_THAT(search.num_scored == std::vector<int64_t>({200, 50}));
+  int steps = 0;
+  search.Run(model.index(), Algorithm::kExact, [&] {
+    if (steps++ == 0) model.Apply({1 + kIds, 2 + kIds, 170 + kIds}, {160});
+  });
+  CHECK_THAT(search.num_scored == std::vector<int64_t>({203, 53}))
+      << search.num_scored[0] << " " << search.num_scored[1];
+}
+
+// Candidates of the rows as they were, exact scores of the rows as they are.
+void TwoStageBetweenSteps() {
+  TestIndex::Options options;
+  options.similarity = Learned();
+  Model model(options);
+  model.Fill(300);
+  for (int round = 0; round < 20; ++round) {
+    TestSearch search(FilterTexts(), 10, round);
+    int steps = 0;
+    search.Run(model.index(), Algorithm::kTwoStage, [&] {
+      if (steps++ < 3) model.Change(5, 300);
+    });
+    for (size_t b = 0; b < Filters().size(); ++b) {
+      for (const Scored& result : Got(search, b, 10)) {
+        CHECK_THAT(Filters()[b].passes(result.number));
+        CHECK_THAT(result.score == TestScore(search.Query(b, Learned()),
+                                             result.number, options));
+      }
+    }
+  }
 }
 
 // A row that is about to be taken is no result yet, whatever it holds.
@@ -294,8 +363,8 @@ void QuantizedBetweenSteps() {
     for (size_t b = 0; b < Filters().size(); ++b) {
       for (const Scored& result : Got(search, b, 60)) {
         CHECK_THAT(Filters()[b].passes(result.number));
-        CHECK_THAT(result.score == TestScore(search.query(b), result.number,
-                                             ElementType::kFloat32));
+        CHECK_THAT(result.score ==
+                   TestScore(search.Query(b, nullptr), result.number, options));
       }
     }
   }
@@ -360,16 +429,14 @@ void WriteForAWhile(Shared* shared, int64_t first, int64_t step,
 }
 
 void SearchUntilDone(Shared* shared, int64_t k, uint64_t seed, int threads) {
-  const bool exact = shared->index.tables().items.data != nullptr;
+  const TestIndex::Options& options = shared->index.options();
+  const bool exact = options.has_items;
   std::vector<int64_t> before(kIds);
   std::vector<int64_t> after(kIds);
   for (uint64_t i = seed; !shared->done; i += 100) {
     TestSearch search(FilterTexts(), k, i);
     for (int64_t id = 0; id < kMoving; ++id) before[id] = shared->finished[id];
-    search.Run(shared->index,
-               !exact       ? Algorithm::kQuantized
-               : i % 2 == 0 ? Algorithm::kMasked
-                            : Algorithm::kPrefiltered,
+    search.Run(shared->index, AlgorithmOf(options, static_cast<int64_t>(i)),
                nullptr, Threads(threads));
     for (int64_t id = 0; id < kMoving; ++id) after[id] = shared->started[id];
     ++shared->searches;
@@ -384,8 +451,8 @@ void SearchUntilDone(Shared* shared, int64_t k, uint64_t seed, int threads) {
         CHECK_THAT(Filters()[b].passes(result.number));
         if (exact) {
           CHECK_THAT(result.score ==
-                     TestScore(search.query(b), result.number,
-                               shared->index.tables().items.type))
+                     TestScore(search.Query(b, options.similarity),
+                               result.number, options))
               << "torn " << result.number;
         }
         if (id < kFixed) continue;
@@ -404,9 +471,8 @@ void SearchUntilDone(Shared* shared, int64_t k, uint64_t seed, int threads) {
         if (number_of_id.count(id) > 0) continue;
         CHECK_THAT(is_full) << "missing " << id;
         if (!is_full) continue;
-        CHECK_THAT(TestScore(search.query(b), number,
-                             shared->index.tables().items.type) <=
-                   got.back().score)
+        CHECK_THAT(TestScore(search.Query(b, options.similarity), number,
+                             options) <= got.back().score)
             << "missing " << id;
       }
     }
@@ -450,6 +516,9 @@ void ThreadsOfEveryKind() {
   ReadersAndWriters(options, 20);
   options.has_items = false;
   ReadersAndWriters(options, 20);
+  options = {};
+  options.similarity = Learned();
+  ReadersAndWriters(options, 10);
 }
 
 }  // namespace
@@ -459,6 +528,8 @@ int main() {
   lintf::StepsOfEveryKind();
   lintf::AnnouncedBeforeItIsWritten();
   lintf::QuantizedBetweenSteps();
+  lintf::CopiesCountAsScored();
+  lintf::TwoStageBetweenSteps();
   lintf::ThreadsOfEveryKind();
   return lintf::testing::Result();
 }

@@ -34,6 +34,8 @@ struct TestIndexOptions {
   bool has_codes = false;
   int64_t ring_size = 1 << 16;
   int64_t max_copy_bytes = int64_t{128} << 20;  // of its searches
+  // Of a learned index; its item_dim must be kTestDim. Null: inner products.
+  const Similarity* similarity = nullptr;
   // What the ids of rows not in use happen to hold.
   int64_t unused_id = kNoId;
 };
@@ -228,7 +230,14 @@ class TestSearch {
     query.max_copy_bytes = index.options().max_copy_bytes;
     query.between_steps = between_steps;
     RetrievalInput& input = query.retrieval;
-    input.knn.queries = queries_.data();
+    std::vector<float> queries;
+    for (int64_t b = 0; b < num_queries_; ++b) {
+      const std::vector<float> query = Query(b, index.options().similarity);
+      queries.insert(queries.end(), query.begin(), query.end());
+    }
+    input.knn.queries = queries.data();
+    input.similarity = index.options().similarity;
+    SimilarityCosts::FromList({}, &input.similarity_costs);
     input.knn.num_queries = num_queries_;
     input.knn.dim = kTestDim;
     input.knn.k = k_;
@@ -247,16 +256,30 @@ class TestSearch {
     output.counts = counts.data();
     output.ids = ids.data();
     output.columns = {tags.data(), number.data(), label.data()};
+    num_scored.assign(num_queries_, -1);
+    output.num_scored = num_scored.data();
     RetrievalCounts answered;
     int64_t bad = -1;
     const std::string error = SearchLive(index.tables(), index.state(), query,
                                          parallel, output, &answered, &bad);
     CHECK_THAT(error.empty()) << error;
-    CHECK_THAT(answered.masked + answered.prefiltered + answered.quantized ==
+    CHECK_THAT(answered.masked + answered.prefiltered + answered.quantized +
+                   answered.exact + answered.bounded + answered.two_stage ==
                num_queries_);
   }
 
-  const float* query(int64_t b) const { return queries_.data() + b * kTestDim; }
+  // Query `b`, as long as a learned index wants it.
+  std::vector<float> Query(int64_t b, const Similarity* similarity) const {
+    const float* const query = queries_.data() + b * kTestDim;
+    std::vector<float> longer(query, query + kTestDim);
+    if (similarity == nullptr) return longer;
+    const int64_t dim = similarity->shape.query_dim();
+    for (int64_t d = kTestDim; d < dim; ++d) {
+      longer.push_back(0.5f * query[d % kTestDim] - query[d % 7]);
+    }
+    longer.resize(dim);
+    return longer;
+  }
   const std::vector<float>& queries() const { return queries_; }
 
   std::vector<float> scores;
@@ -266,6 +289,7 @@ class TestSearch {
   std::vector<int64_t> number;
   std::vector<uint16_t> label;
   std::vector<uint8_t> tags;
+  std::vector<int64_t> num_scored;  // -1: not set
 
  private:
   const int64_t k_;
@@ -276,13 +300,16 @@ class TestSearch {
 };
 
 // The exact score of an item by its number.
-inline float TestScore(const float* query, int64_t number, ElementType type) {
+inline float TestScore(const std::vector<float>& query, int64_t number,
+                       const TestIndexOptions& options) {
+  const ElementType type = options.type;
   const std::vector<float> vector = TestIndex::VectorOf(number);
   std::vector<float> stored(kTestDim);
   float scale = 0.0f;
   EncodeRow(type, vector.data(), kTestDim, stored.data(), &scale);
-  KnnInput input;
-  input.queries = query;
+  RetrievalInput retrieval;
+  KnnInput& input = retrieval.knn;
+  input.queries = query.data();
   input.num_queries = 1;
   input.items = ItemMatrix(stored.data(), type,
                            type == ElementType::kInt8 ? &scale : nullptr);
@@ -304,7 +331,12 @@ inline float TestScore(const float* query, int64_t number, ElementType type) {
   output.scores = &score;
   output.rows = &row;
   output.counts = &count;
-  MaskedKnnReference(input, AllRows(), &mask, output);
+  if (options.similarity != nullptr) {
+    retrieval.similarity = options.similarity;
+    RetrieveRowsReference(retrieval, AllRows(), &mask, output);
+  } else {
+    MaskedKnnReference(input, AllRows(), &mask, output);
+  }
   return score;
 }
 
