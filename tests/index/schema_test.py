@@ -2,6 +2,7 @@
 """Schemas: what is refused, what is chosen, and JSON both ways."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -12,6 +13,7 @@ from lintf.index.schema import (
     Quantization,
     infer_attribute,
 )
+from lintf.similarity.spec import SimilaritySpec
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,40 @@ def test_json_round_trip_keeps_everything():
     text = text.replace('"format_version": 2', '"format_version": 4')
     with pytest.raises(ValueError, match="got format 4; export the index"):
         IndexSchema.from_json(text)
+
+
+def test_a_similarity_travels_with_its_schema():
+    spec = SimilaritySpec(2, 3, 4, gate="relu", gate_hidden=7)
+    plain = IndexSchema(dim=spec.item_dim)
+    assert "similarity" not in json.loads(plain.to_json())
+    assert (plain.query_dim, plain.coded_dim) == (18, 18)
+    schema = dataclasses.replace(
+        plain, similarity=spec, quantization=Quantization(2, 32)
+    )
+    assert schema.format_version == 3
+    assert (schema.query_dim, schema.coded_dim) == (14, 12)
+    assert IndexSchema.from_json(schema.to_json()) == schema
+    without = dataclasses.replace(schema, similarity=None, quantization=None)
+    assert without == plain and without.to_json() == plain.to_json()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "l2"}, '`metric` must be "inner_product" with a learned'),
+        ({"dim": 17}, "`dim` must be 18, the length of the similarity's item"),
+        ({"format_version": 1}, "index format 1 has no similarity"),
+        (
+            {"dtype": "none", "quantization": Quantization(2, 32)},
+            "must store its item vectors",
+        ),
+        ({"quantization": Quantization(16, 4)}, "`bins` must be at most 12"),
+    ],
+)
+def test_a_similarity_must_fit_its_schema(arguments, message):
+    spec = SimilaritySpec(2, 3, 4, gate="relu")
+    with pytest.raises(ValueError, match=message):
+        IndexSchema(**{"dim": 18, "similarity": spec, **arguments})
 
 
 def test_format_1_has_float32_embeddings_and_no_codes():
