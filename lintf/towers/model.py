@@ -64,14 +64,14 @@ def retrieval_model(
             self.query_tower, self.item_tower = towers
             self.similarity = similarity
             self.hard: HardNegatives | None = None
+            self.mean_loss = tf.keras.metrics.Mean(name="mean_loss")
             self.task = tfrs.tasks.Retrieval(
                 loss=tf.keras.losses.CategoricalCrossentropy(
                     from_logits=True,
                     reduction=tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE,
                 ),
-                loss_metrics=[tf.keras.metrics.Mean(name="mean_loss")],
+                loss_metrics=[self.mean_loss],
             )
-            self.mean_loss = tf.keras.metrics.Mean(name="mean_loss")
 
         def items(self) -> tf.Tensor:
             """The vectors of all items as they are now."""
