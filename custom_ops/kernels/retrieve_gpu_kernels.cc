@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of custom_ops/ops/retrieve_ops.cc on a GPU.
+// Kernels of custom_ops/ops/retrieve_ops.cc and retrieve_similar_ops.cc on a
+// GPU.
 #include "custom_ops/kernels/gpu_device.h"
 
 #ifdef LINTF_HAS_GPU_KERNELS
@@ -17,6 +18,7 @@
 #include "custom_ops/core/gpu_rows.h"
 #include "custom_ops/core/retrieval.h"
 #include "custom_ops/core/row_tables.h"
+#include "custom_ops/core/similarity.h"
 #include "custom_ops/kernels/gpu_index_reader.h"
 #include "custom_ops/kernels/kernel_checks.h"
 #include "custom_ops/kernels/retrieve_ops.h"
@@ -28,6 +30,22 @@ namespace {
 
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
+
+// The same with its weights on the GPU.
+Similarity UploadSimilarity(const Similarity& similarity, GpuWork* work) {
+  const std::vector<int64_t> sizes = Similarity::WeightSizes(similarity.shape);
+  std::vector<const float*> on_device;
+  // In the order of WeightSizes; those that the shape has.
+  for (const float* const weights :
+       {similarity.pair_weights, similarity.joint_kernel, similarity.joint_bias,
+        similarity.joint_output, similarity.joint_offset,
+        similarity.gate_kernel, similarity.gate_bias, similarity.gate_output,
+        similarity.gate_offset}) {
+    if (weights == nullptr) continue;
+    on_device.push_back(UploadInput(weights, sizes[on_device.size()], work));
+  }
+  return Similarity::Of(similarity.shape, on_device);
+}
 
 class GpuRetrieveOp : public RetrieveOp<GpuIndexReader> {
  public:
@@ -44,8 +62,13 @@ class GpuRetrieveOp : public RetrieveOp<GpuIndexReader> {
     gpu::Context* const context = work.context();
     RetrievalInput& input = batch.input;
     const int64_t count = input.knn.num_queries;
-    const int64_t dim = input.knn.dim;
-    input.knn.queries = UploadInput(input.knn.queries, count * dim, &work);
+    input.knn.queries =
+        UploadInput(input.knn.queries, queries.NumElements(), &work);
+    Similarity similarity;
+    if (input.similarity != nullptr) {
+      similarity = UploadSimilarity(*input.similarity, &work);
+      input.similarity = &similarity;
+    }
     input.knn.items = tables.items;
     if (input.code.samples != nullptr) {
       input.code.codes = tables.codes;
@@ -57,6 +80,9 @@ class GpuRetrieveOp : public RetrieveOp<GpuIndexReader> {
     output.scores = outputs.scores->flat<float>().data();
     output.rows = outputs.rows->flat<int64_t>().data();
     output.counts = outputs.counts->flat<int32_t>().data();
+    if (outputs.num_scored != nullptr) {
+      output.num_scored = outputs.num_scored->flat<int64_t>().data();
+    }
 
     // From here on until all is queued no update is.
     const std::lock_guard<std::mutex> lock(index.state().write_mu());
@@ -135,6 +161,19 @@ REGISTER_KERNEL_BUILDER(Name("Lintf>Retrieve")
                             .HostMemory("columns")
                             .HostMemory("scales")
                             .HostMemory("codes"),
+                        GpuRetrieveOp);
+REGISTER_KERNEL_BUILDER(Name("Lintf>RetrieveSimilar")
+                            .Device(kGpuDevice)
+                            .HostMemory("queries")
+                            .HostMemory("programs")
+                            .HostMemory("index")
+                            .HostMemory("ids")
+                            .HostMemory("embeddings")
+                            .HostMemory("num_rows")
+                            .HostMemory("columns")
+                            .HostMemory("scales")
+                            .HostMemory("codes")
+                            .HostMemory("weights"),
                         GpuRetrieveOp);
 REGISTER_KERNEL_BUILDER(Name("Lintf>Lookup")
                             .Device(kGpuDevice)
