@@ -282,13 +282,13 @@ class Worker {
   // Of the rows at hand, puts those that may be among the best into the
   // query's waiting rows.
   void Keep(int64_t slot, const uint32_t* rows, int count, RowFetch* fetch) {
-    // A row whose score is the threshold may still win by its number.
-    const float threshold =
-        std::nextafter(search_.floors[slot].value(), kNoScore);
+    // A row whose score equals the k-th best one may win by its number; its
+    // bound is greater.
+    const float floor = search_.floors[slot].value();
     alignas(64) float bounds[kMaxTileRows];
     kernels_.bounds(pairs_, logits_.data(), bounds);
     const uint64_t valid = ~uint64_t{0} >> (64 - count);
-    uint64_t kept = kernels_.above(bounds, threshold) & valid;
+    uint64_t kept = kernels_.above(bounds, floor) & valid;
     Waiting& waiting = waiting_[slot];
     if (waiting.count == 0 && __builtin_popcountll(kept) == tile_rows_) {
       Score(slot, Gates(), logits_.data(), rows, count, fetch);

@@ -229,7 +229,7 @@ void PairLogits(const Similarity& similarity, const FoldedQuery& query,
 float SimilarityScore(const Similarity& similarity, const FoldedQuery& query,
                       const float* row);
 
-// With a convex gate no score is above this, rounding included; +inf where
+// With a convex gate every score is below this, rounding included; +inf where
 // the logits are too large (or infinite, or NaN) to say. `largest` is the
 // greatest logit, `magnitudes` the sum of all magnitudes.
 //

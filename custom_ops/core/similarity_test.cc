@@ -218,7 +218,11 @@ void NoScoreExceedsItsBound() {
         std::pow(10.0f, static_cast<float>(random() % 60) - 25.0f);
     for (int p = 0; p < 8; ++p)
       c.queries[p] = scale * (i % 2 ? normal(random) : 1.0f);
-    for (int r = 0; r < 8; ++r) c.items[r] = 1.0f + 1e-6f * normal(random);
+    // Where all logits are equal, rounding alone decides.
+    const float value = 1.0f + 0.1f * normal(random);
+    for (int r = 0; r < 8; ++r) {
+      c.items[r] = value + (i % 3 == 0 ? 1e-6f * normal(random) : 0.0f);
+    }
     for (int l = 0; l < 64; ++l) c.items[8 + l] = 1e-3f * normal(random);
     const FoldedQuery folded = FoldQuery(c.similarity, c.queries.data());
     std::vector<float> logits(64);
