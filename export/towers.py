@@ -235,10 +235,10 @@ def prepare(config: JobConfig, work: pathlib.Path) -> Towers:
     parts = (prepared.query, prepared.item, prepared.similarity)
     if not all(p is None or pathlib.Path(p.path).is_dir() for p in parts):
         trained = _train(towers, folder / "training")
-        _save(trained.query, folder / "query")
-        _save(trained.item, folder / "item")
+        save_tower(trained.query, folder / "query")
+        save_tower(trained.item, folder / "item")
         if trained.similarity is not None:
-            _save_similarity(trained.similarity, folder / "similarity")
+            save_similarity(trained.similarity, folder / "similarity")
     return prepared
 
 
@@ -261,17 +261,20 @@ def _train(towers: TowersConfig, folder: pathlib.Path) -> Any:
     return library.train(recipe, movielens_100k(), folder, part=towers.part)
 
 
-def _save_similarity(similarity: Any, path: pathlib.Path) -> None:
+def save_similarity(similarity: Any, path: pathlib.Path) -> None:
     """Saves a similarity trained here; complete or not at all."""
     unfinished = path.with_name(path.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    saved.save(similarity.spec, similarity.scoring_weights(), unfinished)
+    from lintf.similarity.layers import weight_values
+
+    weights = weight_values(similarity.scoring_weights())
+    saved.save(similarity.spec, weights, unfinished)
     fsync_tree(unfinished)
     shutil.rmtree(path, ignore_errors=True)
     unfinished.rename(path)
 
 
-def _save(tower: Any, path: pathlib.Path) -> None:
+def save_tower(tower: Any, path: pathlib.Path) -> None:
     """Saves a tower trained here; complete or not at all."""
     unfinished = path.with_name(path.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+import yaml
 
 BASE = "dot"
 # Of k-means over the items; the paper's choice depends on the data.
@@ -21,6 +24,23 @@ class Model:
 
     what: str
     overrides: tuple[str, ...] = ()
+
+    def options(self) -> dict[str, Any]:
+        """The same as arguments of `lintf.towers.TowerConfig`.
+
+        >>> Model("", ("towers.options.clusters.count=5",)).options()
+        {'clusters': {'count': 5}}
+        """
+        found: dict[str, Any] = {}
+        for override in self.overrides:
+            path, _, value = override.partition("=")
+            *parents, name = path.removeprefix("towers.").split(".")
+            node = found
+            for parent in parents:
+                if parent != "options":
+                    node = node.setdefault(parent, {})
+            node[name] = yaml.safe_load(value)
+        return found
 
 
 _MIXTURE = ("towers.similarity=mixture_of_logits",)
@@ -52,6 +72,27 @@ MODELS = {
             CLUSTER_COUNTS[1],
             "fixed",
             "towers.options.clusters.residual_ids=true",
+        ),
+    ),
+}
+
+# What a new film's vector is made from. Ids are forgotten now and then, so
+# that what else there is learns to do without.
+_FORGET = "towers.options.item_id_dropout=0.2"
+COLD_START = {
+    "ids": Model("its id alone", ("towers.options.item_traits=false",)),
+    "attributes": Model("genres and year", (_FORGET,)),
+    "mol_attributes": Model("genres and year, MoL", (*_MIXTURE, _FORGET)),
+    "mol_clusters": Model(
+        "and clusters, MoL", _clusters(CLUSTER_COUNTS[1], "fixed", _FORGET)
+    ),
+    "mol_residual": Model(
+        "and clusters with residual ids, MoL",
+        _clusters(
+            CLUSTER_COUNTS[1],
+            "fixed",
+            "towers.options.clusters.residual_ids=true",
+            _FORGET,
         ),
     ),
 }

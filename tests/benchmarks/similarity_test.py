@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks.similarity import paired, ranking
+from benchmarks.similarity import cold_start, models, paired, ranking
 from benchmarks.similarity.models import BASE, MODELS
 
 
@@ -85,3 +85,22 @@ def test_models_differ_in_their_settings():
 
 def test_doctests():
     assert doctest.testmod(paired).failed == 0
+    assert doctest.testmod(models).failed == 0
+
+
+def test_films_can_be_taken_out():
+    @dataclasses.dataclass
+    class Table:
+        id: np.ndarray
+        item_id: np.ndarray
+
+    @dataclasses.dataclass
+    class Data:
+        films: Table
+        ratings: Table
+
+    films = Table(np.arange(5), np.arange(5))
+    ratings = Table(np.arange(4), np.array([4, 1, 1, 0]))
+    left = cold_start.without(Data(films, ratings), np.array([1, 3]))
+    assert left.films.id.tolist() == [0, 2, 4]
+    assert left.ratings.item_id.tolist() == [4, 0]
