@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs whose towers come with a learned similarity."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export import build_index, publish, verify
+from export.config import load_config
+from export.errors import JobError
+from export.parse import ConfigError
+from lintf import ops
+from lintf.index.schema import IndexSchema
+from lintf.similarity import reference, saved
+from lintf.similarity.spec import SimilaritySpec
+from tests.export import jobs, learned_jobs
+
+pytest.importorskip("pyarrow")
+
+assert ops.retrieve  # its import loads the op library
+
+SPEC = learned_jobs.SPEC
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """An index with a learned similarity: the job's folder."""
+    folder = tmp_path_factory.mktemp("learned")
+    config = learned_jobs.write_job(folder)
+    assert build_index.run(load_config(config), folder / "toys").name == "1"
+    return folder
+
+
+def _scores(features: np.ndarray) -> np.ndarray:
+    """By the definition, of every query and item."""
+    items = jobs.columns()["vector"] @ learned_jobs.projection(
+        "item", SPEC.item_dim
+    )
+    queries = features @ learned_jobs.projection("query", SPEC.query_dim)
+    return reference.scores(SPEC, learned_jobs.weights(), queries, items)
+
+
+@pytest.mark.parametrize("name", ["exactly", "bounded"])
+def test_serves_the_similarity_from_raw_features(built, name):
+    model = tf.saved_model.load(str(built / "toys" / "1"))
+    features = learned_jobs.query_features()[:5]
+
+    found = model.signatures[name](
+        interest=tf.constant(features),
+        filter=tf.constant(["year >= 1980"] * 5),
+    )
+
+    data = jobs.columns()
+    passing = np.array([y is not None and y >= 1980 for y in data["year"]])
+    scores = np.where(passing, _scores(features), -np.inf)
+    best = np.argsort(-scores, axis=1)[:, :7]
+    assert found["ids"].numpy().tolist() == np.array(data["key"])[best].tolist()
+    np.testing.assert_allclose(
+        found["scores"].numpy(),
+        np.take_along_axis(scores, best, axis=1),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    assert (found["num_scored"].numpy() <= passing.sum()).all()
+
+
+def test_the_schema_says_how_queries_and_items_are_compared(built):
+    model = tf.saved_model.load(str(built / "toys" / "1"))
+    stats = model.signatures["index_stats"](probe=tf.constant([0], tf.int64))
+    schema = IndexSchema.from_json(stats["schema"].numpy()[0])
+    assert schema.similarity == SPEC
+
+
+def test_the_build_file_has_the_recall_of_two_stage_searches(built):
+    build = publish.read_build(built / "toys" / "1")
+    assert [r["signature"] for r in build["recall"]] == ["retrieve", "staged"]
+    for report in build["recall"]:
+        assert report["num_queries"] == learned_jobs.QUERIES
+        assert report["source"] == "queries of a file"
+        assert report["learned"]
+        # All rows as candidates miss nothing.
+        assert report["table"][-1] == [jobs.ROWS, 1.0]
+
+
+def test_verifies_again(built):
+    job = json.loads((built / ".toys.work" / "job.json").read_text("utf-8"))
+    done = verify.Verifier(built / "toys" / "1").check(job)
+    assert any(text.startswith("recall@7 of staged ") for text in done)
+
+
+def test_below_the_floor_nothing_is_published(tmp_path):
+    config = learned_jobs.write_job(
+        tmp_path,
+        retrieve={
+            "k": 7,
+            "budget": 7,
+            "algorithm": "two_stage",
+            "recall_floor": 1.0,
+            "recall_features": {"path": "queries.npz"},
+        },
+    )
+    with pytest.raises(JobError, match="retrieve.recall_floor: the recall@7"):
+        build_index.run(load_config(config), tmp_path / "toys")
+    assert publish.versions(tmp_path / "toys") == []
+
+
+def test_candidates_by_codes(tmp_path):
+    config = learned_jobs.write_job(
+        tmp_path,
+        retrieve={
+            "k": 7,
+            "budget": 40,
+            "algorithm": "two_stage",
+            "candidates": "codes",
+            "recall_floor": 0.2,
+            "recall_features": {"path": "queries.npz"},
+        },
+        quantization={"bits": 64},
+    )
+    built = build_index.run(load_config(config), tmp_path / "toys")
+    (report,) = publish.read_build(built)["recall"]
+    assert report["codes"] == "candidates by codes"
+
+
+def test_a_similarity_of_other_towers_is_refused(tmp_path):
+    config = learned_jobs.write_job(tmp_path)
+    wider = dataclasses.replace(SPEC, component_dim=5)
+    saved.save(wider, learned_jobs.weights(wider), tmp_path / "similarity")
+    with pytest.raises(
+        JobError, match="needs a query tower with an output of 21 numbers"
+    ):
+        build_index.run(load_config(config), tmp_path / "toys")
+
+
+def test_no_similarity_where_one_is_named(tmp_path):
+    config = learned_jobs.write_job(tmp_path)
+    (tmp_path / "similarity" / "spec.json").unlink()
+    with pytest.raises(JobError, match="towers.similarity: no similarity at"):
+        build_index.run(load_config(config), tmp_path / "toys")
+
+
+def test_bounded_searches_of_an_open_gate_are_refused(tmp_path):
+    spec = SimilaritySpec(2, 2, 4, gate="sigmoid")
+    config = learned_jobs.write_job(tmp_path, spec)
+    with pytest.raises(ConfigError, match="bounded: .* needs a convex gate"):
+        build_index.run(load_config(config), tmp_path / "toys")
+
+
+def test_a_file_of_queries_must_have_the_towers_features(tmp_path):
+    config = learned_jobs.write_job(tmp_path)
+    np.savez(tmp_path / "queries.npz", other=np.zeros(3))
+    with pytest.raises(JobError, match="recall_features: .*missing: interest"):
+        build_index.run(load_config(config), tmp_path / "toys")
