@@ -125,7 +125,10 @@ class TrainedRows(tf.Module):
     def _search(self, queries: tf.Tensor, k: int) -> tf.Tensor:
         queries = tf.stop_gradient(queries)
         programs = tf.tile(self._program, [tf.shape(queries)[0], 1])
-        index = (self._resource, self._ids, self.items, self._num_rows, [])
+        index: tuple[Any, ...] = (
+            *(self._resource, self._ids, self.items, self._num_rows),
+            [],
+        )
         if self.spec is None:
             return ops.retrieve(queries, programs, *index, k=k).rows
         weights = [

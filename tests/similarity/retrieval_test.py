@@ -142,7 +142,7 @@ def test_fine_tuning_brings_what_should_be_retrieved(spec):
         for one, two in zip(before, after, strict=True):
             assert np.abs(one - two).max() > 1e-3
         hits = []
-        for features, left_out, positive in batches(0):
+        for features, _, positive in batches(0):
             found = rows.retrieve(tower(features), 3).rows.numpy()
             hits += (found == positive.numpy()[:, np.newaxis]).any(1).tolist()
         assert np.mean(hits) > 0.6
