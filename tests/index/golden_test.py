@@ -9,14 +9,20 @@ import pytest
 import tensorflow as tf
 
 import lintf.ops  # noqa: F401  (registers what the models need)
-from lintf.index.schema import FORMAT_VERSION, IndexSchema
+from lintf.index.schema import (
+    FORMAT_VERSION,
+    SIMILARITY_FORMAT,
+    IndexSchema,
+)
 
 FOLDER = pathlib.Path(__file__).parent.parent / "testdata"
 GOLDENS = sorted(FOLDER.glob("format_*"))
 
 
-def test_the_present_format_has_a_golden():
-    assert f"format_{FORMAT_VERSION}" in [g.name for g in GOLDENS]
+def test_the_present_formats_have_goldens():
+    names = [g.name for g in GOLDENS]
+    assert f"format_{FORMAT_VERSION}" in names
+    assert f"format_{SIMILARITY_FORMAT}" in names
 
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda g: g.name)
@@ -53,3 +59,6 @@ def test_formats_say_what_they_hold():
     assert schemas["format_1"].quantization is None
     assert schemas["format_2"].dtype == "int8"
     assert schemas["format_2"].quantization.bits == 64
+    assert schemas["format_2"].similarity is None
+    assert schemas["format_3"].similarity.gate_hidden == 4
+    assert schemas["format_3"].format_version == 3
