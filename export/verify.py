@@ -489,6 +489,7 @@ class Verifier:
                 for name, info in known.items()
             }
             file = config.retrieve.recall_features
+            features: dict[str, np.ndarray] | None
             if self.schema.similarity is not None and file is not None:
                 features = queries.features_from_file(
                     file.path, specs, count, seed
