@@ -2,6 +2,7 @@
 """The towers' quality in numpy, without index and server: for tuning."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -41,9 +42,9 @@ def offline_ranks(
     task: Task,
     seed: int,
     workdir: pathlib.Path,
-    options: dict[str, float],
+    options: dict[str, Any],
 ) -> metrics.Ranks:
-    """Trains towers and ranks every target by the inner product.
+    """Trains towers and ranks every target by their similarity.
 
     Args:
       data: users, films and ratings.
@@ -57,15 +58,23 @@ def offline_ranks(
     towers.use_legacy_keras()
     import tensorflow as tf
 
+    from lintf.similarity import scoring
+
     config = towers.TowerConfig(seed=seed, **options)
-    query_tower, item_tower = towers.train(
-        config, data, workdir, part=task.part
-    )
-    queries = query_tower(
-        _tensors(query_features(data, task, config.history_length))
-    )
-    items = item_tower(_tensors(towers.item_features(data)))
-    return task.rank(tf.matmul(queries, items, transpose_b=True).numpy())
+    trained = towers.train(config, data, workdir, part=task.part)
+    features = query_features(data, task, config.history_length)
+    queries = trained.query(_tensors(features))
+    items = trained.item(_tensors(towers.item_features(data)))
+    if trained.similarity is None:
+        scores = tf.matmul(queries, items, transpose_b=True)
+    else:
+        scores = scoring.scores_in_blocks(
+            trained.similarity.spec,
+            trained.similarity.scoring_weights(),
+            queries,
+            items,
+        )
+    return task.rank(scores.numpy())
 
 
 def _tensors(features: dict[str, np.ndarray]) -> dict[str, object]:

@@ -49,7 +49,10 @@ def retrieval_model(
     similarity = towers.similarity
     negatives = config.negatives
     sampler = objective.Sampler(
-        frequency, batch_size, negatives.easy_share, seed=config.seed
+        frequency,
+        min(negatives.in_batch, batch_size),
+        negatives.easy_share,
+        seed=config.seed,
     )
 
     class TwoTowers(tfrs.Model):  # type: ignore[name-defined,misc]

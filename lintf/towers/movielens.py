@@ -64,7 +64,7 @@ class TowerConfig:
         seed: Of every random draw.
     """
 
-    dim: int = 32
+    dim: int = 64
     hidden: int = 64
     history_length: int = 50
     num_newest: int = 3

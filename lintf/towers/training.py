@@ -192,7 +192,7 @@ def train(
     if int(finished) < config.epochs:
         _fit(
             model,
-            _Epochs(examples, config, batch_size),
+            Epochs(examples, config, batch_size),
             finished,
             manager,
             workdir / "logs",
@@ -258,7 +258,7 @@ def _restart(
     )
 
 
-class _Epochs:
+class Epochs:
     """Makes the batches of an epoch; their order depends on seed and epoch."""
 
     def __init__(self, examples: Examples, config: TowerConfig, batch: int):
@@ -310,7 +310,7 @@ class _Epochs:
 
 def _fit(
     model: Any,
-    epochs: _Epochs,
+    epochs: Epochs,
     finished: tf.Variable,
     manager: tf.train.CheckpointManager,
     logs: pathlib.Path,

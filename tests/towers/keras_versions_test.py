@@ -16,7 +16,12 @@ _FOLDER = pathlib.Path(__file__).parent
 # Training is TFRS's, which has Keras 2 only.
 _FILES = {
     "0": ("layers_test.py", "movielens_test.py"),
-    "1": ("layers_test.py", "movielens_test.py", "training_test.py"),
+    "1": (
+        "fine_tune_test.py",
+        "layers_test.py",
+        "movielens_test.py",
+        "training_test.py",
+    ),
 }
 
 

@@ -23,7 +23,13 @@ from lintf.towers.model import retrieval_model
 from tests.towers.toy_data import toy_data
 
 CONFIG = towers.TowerConfig(
-    dim=17, hidden=16, history_length=6, epochs=4, batch_size=32, dropout=0.2
+    dim=17,
+    hidden=16,
+    negatives=towers.NegativeOptions(in_batch=16),
+    history_length=6,
+    epochs=4,
+    batch_size=32,
+    dropout=0.2,
 )
 
 
@@ -59,7 +65,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     trained, tmp_path, monkeypatch, epoch, steps
 ):
     # Dies in the epoch after `steps`, or after all, before the checkpoint.
-    whole_dataset = training._Epochs.dataset
+    whole_dataset = training.Epochs.dataset
     whole_save = tf.train.CheckpointManager.save
 
     def dataset(self, number):
@@ -72,7 +78,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
         return whole_save(self, checkpoint_number=checkpoint_number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Epochs, "dataset", dataset)
+        patch.setattr(training.Epochs, "dataset", dataset)
         patch.setattr(tf.train.CheckpointManager, "save", save)
         with pytest.raises(Killed):
             _train(tmp_path)
@@ -98,7 +104,7 @@ def test_the_seed_decides_weights_and_order():
     runs = []
     for seed in (0, 0, 1):
         config = towers.TowerConfig(**{**vars(CONFIG), "seed": seed})
-        epochs = training._Epochs(examples, config, 32)
+        epochs = training.Epochs(examples, config, 32)
         runs.append(
             [
                 *_weights(towers.movielens_towers(config, data)),
@@ -114,7 +120,7 @@ def test_the_seed_decides_weights_and_order():
 
 def test_the_order_differs_from_epoch_to_epoch():
     examples = training.make_examples(toy_data(), "test")
-    epochs = training._Epochs(examples, CONFIG, 32)
+    epochs = training.Epochs(examples, CONFIG, 32)
     first, second = (
         np.concatenate([rows for _, _, rows in epochs.dataset(epoch)])
         for epoch in (0, 1)
@@ -185,7 +191,7 @@ def test_examples_are_what_came_before_each_position():
     examples = training.make_examples(data, "test")
     ratings = data.ratings
     split = leave_one_out(ratings.user_id, ratings.item_id, ratings.timestamp)
-    epochs = training._Epochs(examples, CONFIG, 7)
+    epochs = training.Epochs(examples, CONFIG, 7)
     found = set()
     for epoch in range(2):
         for features, _, positive in epochs.dataset(epoch):
@@ -230,12 +236,16 @@ def test_loss_is_the_softmax_over_all_films(mask_seen):
         towers.import_tfrs(),
         towers.TrainedTowers(query_tower, item_tower),
         items,
-        dataclasses.replace(CONFIG, mask_seen=mask_seen),
+        dataclasses.replace(
+            CONFIG,
+            mask_seen=mask_seen,
+            negatives=towers.NegativeOptions(kind="all"),
+        ),
         np.ones(20),
         16,
     )
     examples = training.make_examples(data, "test")
-    batches = training._Epochs(examples, CONFIG, 16).dataset(0)
+    batches = training.Epochs(examples, CONFIG, 16).dataset(0)
     features, history_rows, positive = next(iter(batches))
     # Repeats among the positives are the rule: 16 of 20 films.
     assert len(set(positive.numpy())) < 16
