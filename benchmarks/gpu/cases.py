@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.gpu import limits, peers
 from benchmarks.gpu.card import Card, TorchCard
 from benchmarks.gpu.report import Row
+from lintf.similarity.spec import SimilaritySpec
 from tests.gpu import library as lib
 from tests.gpu import programs
 
@@ -527,6 +528,114 @@ def many_codes(bench: Bench) -> list[Row]:
     return table
 
 
+# ---- Learned similarities.
+
+
+def _mixture(
+    bench: Bench, budget: int
+) -> tuple[SimilaritySpec, lib.Similarity]:
+    """Mixture of logits, 8 x 4 components of 32 numbers."""
+    spec = SimilaritySpec(
+        query_components=8,
+        item_components=4,
+        component_dim=32,
+        temperature=0.05,
+        gate="silu_softmax",
+        gate_hidden=128 if bench.scale == 1 else 4,
+    )
+    random = np.random.default_rng(23)
+    weights = [
+        bench.library.device.put(
+            (0.1 * random.standard_normal(shape)).astype(np.float32)
+        )
+        for shape in spec.weight_shapes().values()
+    ]
+    return spec, lib.Similarity(weights, **spec.to_dict(), budget=budget)
+
+
+def learned(bench: Bench) -> list[Row]:
+    """1 M rows by a mixture of logits, against an inner product of 128."""
+    wanted = 1_000_000 * bench.scale
+    spec, similarity = _mixture(bench, budget=4000)
+    rows = bench.size(1_000_000, spec.item_dim * 4 + 128 * 4 + 64)
+    k = min(100, rows)
+    operations = limits.mixture_operations(spec.pairs, 32, spec.gate_hidden)
+    table = []
+    for element_type in ("float32", "bfloat16"):
+        plain = bench.card.normal((rows, 128), element_type)
+        items = bench.card.normal((rows, spec.item_dim), element_type)
+        for count in (1, 16 if bench.scale == 1 else 2):
+            dot, _ = bench.results_of(
+                lib.Search(
+                    _queries(bench, count, 128),
+                    rows,
+                    k,
+                    items=plain,
+                    element_type=element_type,
+                ),
+                "lintf_gpu_masked_knn",
+            )
+            dot_time = bench.card.time(dot, seconds=bench.seconds)
+            # About as long as components of length 1.
+            queries = _queries(bench, count, spec.query_dim) / 32
+            best = None
+            for algorithm in ("exact", "bounded", "two_stage"):
+                search = lib.Search(
+                    queries,
+                    rows,
+                    k,
+                    items=items,
+                    element_type=element_type,
+                    algorithm=algorithm,
+                    similarity=similarity,
+                )
+                arrays = bench.library.results(search, scored=True)
+                call = bench.library.prepare(
+                    "lintf_gpu_retrieve",
+                    search.struct,
+                    lib.results_struct(arrays),
+                )
+                timing = bench.card.time(call, seconds=bench.seconds)
+                found = bench.library.fetch(arrays)
+                best = found["rows"] if best is None else best
+                scored = float(found["num_scored"].mean())
+                error = ""
+                if algorithm == "bounded" and (found["rows"] != best).any():
+                    error = "bounded does not have the rows of exact"
+                recall = np.mean(
+                    [
+                        len(set(f.tolist()) & set(b.tolist())) / k
+                        for f, b in zip(found["rows"], best, strict=True)
+                    ]
+                )
+                rate = operations * scored * count / timing.gpu
+                table.append(
+                    Row(
+                        f"1M x 8x4x32 {element_type}, {algorithm}, k=100, "
+                        f"B={count}",
+                        timing.gpu / dot_time.gpu,
+                        unit="x dot of 128",
+                        bar=2.0 if algorithm == "two_stage" else None,
+                        bytes=limits.scan_bytes(
+                            rows, spec.item_dim, element_type
+                        ),
+                        seconds=timing.gpu,
+                        wall=timing.wall,
+                        note=_missing(
+                            f"{timing.gpu * 1e3:.3g} ms, dot "
+                            f"{dot_time.gpu * 1e3:.3g} ms; {scored:,.0f} "
+                            f"scored, {rate * 1e-12:.2f} T operations/s; "
+                            f"recall {recall:.3f} on random vectors",
+                            rows,
+                            wanted,
+                        ),
+                        error=error,
+                    )
+                )
+        del plain, items
+    return table
+
+
 # ---- As much as fits; updates.
 
 
@@ -662,6 +771,7 @@ CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "one_million": one_million,
     "scans": scans,
     "rescoring": rescoring,
+    "learned": learned,
     "updates": updates,
     "many_codes": many_codes,
     "large": large,

@@ -57,3 +57,15 @@ def code_bytes(rows: int, words: int, keep: int) -> int:
     16080
     """
     return rows * words * 8 + keep * 8
+
+
+def mixture_operations(pairs: int, dim: int, units: int) -> int:
+    """Operations of one score by a mixture of logits with a softmax of SiLU.
+
+    A fused multiply-add is one; an exponential with its division counts as 30
+    (custom_ops/core/gpu_learned_knn.cu.cc).
+
+    >>> mixture_operations(pairs=32, dim=32, units=128)
+    14976
+    """
+    return pairs * dim + 2 * pairs * units + 30 * (units + 2 * pairs)

@@ -30,6 +30,7 @@
 #include "custom_ops/core/retrieval.h"
 #include "custom_ops/core/row_tables.h"
 #include "custom_ops/core/sign_oporp.h"
+#include "custom_ops/core/similarity.h"
 
 namespace lintf {
 namespace {
@@ -103,8 +104,32 @@ KnnInput KnnOf(const LintfSearch& search) {
   return input;
 }
 
-RetrievalInput RetrievalOf(const LintfSearch& search) {
+// A search by any algorithm, and what it points to.
+struct Retrieval {
   RetrievalInput input;
+  Similarity similarity;
+
+  // Returns what is wrong with the search.
+  std::string Init(const LintfSearch& search);
+};
+
+Similarity SimilarityOf(const LintfSimilarity& given, std::string* error) {
+  SimilarityShape shape;
+  shape.query_components = given.query_components;
+  shape.item_components = given.item_components;
+  shape.component_dim = given.component_dim;
+  shape.component = static_cast<PairSimilarity>(given.component);
+  shape.hidden = given.hidden;
+  shape.temperature = static_cast<float>(given.temperature);
+  shape.gate = static_cast<Gate>(given.gate);
+  shape.gate_hidden = given.gate_hidden;
+  *error = shape.Error();
+  if (!error->empty()) return Similarity();
+  const size_t count = Similarity::WeightSizes(shape).size();
+  return Similarity::Of(shape, {given.weights, given.weights + count});
+}
+
+std::string Retrieval::Init(const LintfSearch& search) {
   input.knn = KnnOf(search);
   input.code.samples = search.samples;
   input.code.codes = search.codes;
@@ -113,7 +138,17 @@ RetrievalInput RetrievalOf(const LintfSearch& search) {
   input.code.shortlist = search.shortlist;
   input.algorithm = static_cast<Algorithm>(search.algorithm);
   PlannerCosts::FromList({}, input.knn.items.type, &input.costs);
-  return input;
+  if (search.similarity == nullptr) return "";
+  SimilarityCosts::FromList({}, &input.similarity_costs);
+  std::string error;
+  similarity = SimilarityOf(*search.similarity, &error);
+  input.similarity = &similarity;
+  input.candidates = static_cast<Candidates>(search.similarity->candidates);
+  input.budget = search.similarity->budget;
+  if (!error.empty() || search.dim == similarity.shape.item_dim()) return error;
+  return "`dim` must be " + std::to_string(similarity.shape.item_dim()) +
+         ", the item vectors of the similarity, got " +
+         std::to_string(search.dim);
 }
 
 CodeKnnInput CodesOf(const LintfSearch& search) {
@@ -140,6 +175,7 @@ KnnOutput OutputOf(const LintfResults& results) {
   output.scores = results.scores;
   output.rows = results.rows;
   output.counts = results.counts;
+  output.num_scored = results.num_scored;
   return output;
 }
 
@@ -379,11 +415,14 @@ int lintf_gpu_code_knn(LintfCall* call, const LintfSearch* search,
 int lintf_gpu_retrieve(LintfCall* call, const LintfSearch* search,
                        const LintfResults* results) {
   return OnGpu(call, [&](lintf::gpu::Context* context) -> std::string {
+    lintf::Retrieval retrieval;
+    std::string error = retrieval.Init(*search);
+    if (!error.empty()) return error;
     lintf::GpuMasks masks;
-    const std::string error = masks.Init(*search, context);
+    error = masks.Init(*search, context);
     if (!error.empty() || !context->ok()) return error;
     lintf::gpu::RetrieveRows(
-        lintf::RetrievalOf(*search), masks.masks, masks.mask_of_query.data(),
+        retrieval.input, masks.masks, masks.mask_of_query.data(),
         lintf::OptionsOf(*search), context, lintf::OutputOf(*results));
     if (results->result_ids != nullptr) {
       lintf::gpu::GatherIds(search->ids, results->rows,
@@ -475,10 +514,13 @@ int lintf_cpu_filter_masks(LintfCall* call, const LintfSearch* search,
 int lintf_cpu_retrieve(LintfCall* call, const LintfSearch* search,
                        int64_t threads, const LintfResults* results) {
   return Guard(call, [&]() -> std::string {
-    lintf::CpuMasks masks;
-    const std::string error = masks.Init(*search);
+    lintf::Retrieval retrieval;
+    std::string error = retrieval.Init(*search);
     if (!error.empty()) return error;
-    lintf::RetrieveRows(lintf::RetrievalOf(*search), masks.source(),
+    lintf::CpuMasks masks;
+    error = masks.Init(*search);
+    if (!error.empty()) return error;
+    lintf::RetrieveRows(retrieval.input, masks.source(),
                         masks.mask_of_query.data(), lintf::OnThreads(threads),
                         lintf::OutputOf(*results));
     if (results->result_ids == nullptr) return "";

@@ -44,6 +44,22 @@ typedef struct {
   int64_t width;
 } LintfColumn;
 
+// A learned similarity (similarity.h), and where candidates come from.
+typedef struct {
+  int64_t query_components;
+  int64_t item_components;
+  int64_t component_dim;
+  int64_t component;  // PairSimilarity
+  int64_t hidden;
+  double temperature;
+  int64_t gate;  // Gate
+  int64_t gate_hidden;
+  const float* const* weights;  // host, in the order of Similarity's fields
+                                // that the shape has
+  int64_t candidates;           // Candidates of retrieval.h
+  int64_t budget;
+} LintfSimilarity;
+
 // A search. Filters are masks or, if `programs` is not null, programs; with
 // neither, all rows pass.
 typedef struct {
@@ -80,6 +96,10 @@ typedef struct {
   int64_t code_words;
   int64_t scoring;    // CodeScoring of code_knn.h
   int64_t shortlist;  // rows kept for rescoring
+
+  // lintf_*_retrieve only: by a learned similarity, if not null; host. A query
+  // has its query_dim numbers then, and `dim` is its item_dim.
+  const LintfSimilarity* similarity;
 } LintfSearch;
 
 typedef struct {
@@ -87,6 +107,9 @@ typedef struct {
   int64_t* rows;        // [num_queries, k]
   int32_t* counts;      // [num_queries]
   int64_t* result_ids;  // [num_queries, k], from the search's ids; or null
+  // [num_queries], rows whose full score was computed; or null. Of searches by
+  // a learned similarity alone.
+  int64_t* num_scored;
 } LintfResults;
 
 // gpu_masks.h

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lintf.similarity.spec import SimilaritySpec
 from tests.gpu import library as lib
 from tests.gpu import programs
 from tests.gpu.compare import (
@@ -641,6 +642,113 @@ def check_retrieve(setting: Setting) -> None:
         )
 
 
+# ---- Learned similarities.
+
+
+def _similarities() -> Iterator[SimilaritySpec]:
+    """Yields one of each component similarity and gate, and a real size."""
+    yield SimilaritySpec(component="hadamard", component_dim=50, hidden=50)
+    yield SimilaritySpec(
+        3, 2, 9, "weighted", temperature=0.1, gate="relu", gate_hidden=6
+    )
+    yield SimilaritySpec(
+        2, 4, 16, temperature=0.2, gate="sigmoid", gate_hidden=0
+    )
+    yield SimilaritySpec(
+        2, 3, 12, "hadamard", hidden=7, gate="softmax", gate_hidden=5
+    )
+    yield SimilaritySpec(
+        8, 4, 32, temperature=0.05, gate="silu_softmax", gate_hidden=128
+    )
+
+
+def check_learned(setting: Setting) -> None:
+    """Learned similarities: every algorithm, type and kind of candidates.
+
+    Scores have the CPU's bits; candidates of 16-bit rows may be others.
+    """
+    random = np.random.default_rng(14)
+    for spec in _similarities():
+        rows = 30_011 if setting.large else 300
+        k, count = 20, 4
+        queries = random.standard_normal([count, spec.query_dim])
+        queries = (queries / np.sqrt(spec.component_dim)).astype(np.float32)
+        weights = [
+            (0.3 * random.standard_normal(shape)).astype(np.float32)
+            for shape in spec.weight_shapes().values()
+        ]
+        passes = _masks(random, rows, [0.3, 0.0, 1.0, 0.01])
+        for element_type in lib.ELEMENT_TYPES:
+            items = make_items(random, element_type, rows, spec.item_dim)
+            for algorithm in lib.LEARNED_ALGORITHMS[1:]:
+                if algorithm == "bounded" and not spec.is_convex:
+                    continue
+                for candidates in lib.CANDIDATES[:2]:
+                    sums = element_type in ("bfloat16", "float16")
+                    if algorithm == "exact" and candidates != "averaged":
+                        continue
+                    if algorithm == "two_stage" and sums:
+                        continue
+                    _check_learned_search(
+                        setting,
+                        spec,
+                        (queries, weights, items, lib.pack_masks(passes)),
+                        k,
+                        algorithm,
+                        candidates,
+                    )
+
+
+def _check_learned_search(
+    setting: Setting,
+    spec: SimilaritySpec,
+    data: tuple[np.ndarray, list[np.ndarray], Items, np.ndarray],
+    k: int,
+    algorithm: str,
+    candidates: str,
+) -> None:
+    """check_learned for one search."""
+    queries, weights, items, words = data
+    results = {}
+    for where in ("gpu", "cpu"):
+        device = setting.device if where == "gpu" else lib.HostDevice()
+        scales = items.scales
+        search = lib.Search(
+            device.put(queries),
+            len(items.data),
+            k,
+            items=device.put(items.data),
+            element_type=items.element_type,
+            scales=None if scales is None else device.put(scales),
+            algorithm=algorithm,
+            masks=device.put(words),
+            passes_all=[False, False, True, False],
+            mask_of_query=[3, 0, 2, 1],
+            similarity=lib.Similarity(
+                [device.put(weight) for weight in weights],
+                **spec.to_dict(),
+                candidates=candidates,
+                budget=60,
+            ),
+        )
+        if where == "cpu":
+            results[where] = setting.library.search_on_cpu(search, scored=True)
+            continue
+        arrays = setting.library.results(search, scored=True)
+        setting.library.run(
+            "lintf_gpu_retrieve", search.struct, lib.results_struct(arrays)
+        )
+        results[where] = setting.library.fetch(arrays)
+    what = f"{spec} {items.element_type} {algorithm} {candidates}"
+    same_results(what, results["gpu"], results["cpu"])
+    if algorithm != "bounded":
+        same(
+            f"{what}, num_scored",
+            results["gpu"]["num_scored"],
+            results["cpu"]["num_scored"],
+        )
+
+
 # ---- Rows.
 
 
@@ -893,6 +1001,7 @@ CHECKS: tuple[Check, ...] = (
     check_rescoring,
     check_codes,
     check_retrieve,
+    check_learned,
     check_rows,
     check_store_codes,
     check_small_workspace,

@@ -31,6 +31,11 @@ METRICS = ("inner_product", "l2")
 PRECISIONS = ("full", "storage")
 ORDERS = ("auto", "all", "listed")
 ALGORITHMS = ("auto", "masked", "prefiltered", "quantized")
+LEARNED_ALGORITHMS = ("auto", "exact", "bounded", "two_stage")
+_ALL_ALGORITHMS = ALGORITHMS + LEARNED_ALGORITHMS[1:]
+COMPONENTS = ("inner_product", "weighted", "hadamard")
+GATES = ("none", "softmax", "silu_softmax", "relu", "sigmoid")
+CANDIDATES = ("averaged", "components", "codes")
 SCORINGS = ("symmetric", "asymmetric")
 CODE_ORDERS = ("best_first", "ascending_row")
 
@@ -55,6 +60,24 @@ class ColumnStruct(ctypes.Structure):
     """LintfColumn."""
 
     _fields_ = [("type", _int), ("data", _pointer), ("width", _int)]
+
+
+class SimilarityStruct(ctypes.Structure):
+    """LintfSimilarity."""
+
+    _fields_ = [
+        ("query_components", _int),
+        ("item_components", _int),
+        ("component_dim", _int),
+        ("component", _int),
+        ("hidden", _int),
+        ("temperature", ctypes.c_double),
+        ("gate", _int),
+        ("gate_hidden", _int),
+        ("weights", ctypes.POINTER(_pointer)),
+        ("candidates", _int),
+        ("budget", _int),
+    ]
 
 
 class SearchStruct(ctypes.Structure):
@@ -90,6 +113,7 @@ class SearchStruct(ctypes.Structure):
         ("code_words", _int),
         ("scoring", _int),
         ("shortlist", _int),
+        ("similarity", ctypes.POINTER(SimilarityStruct)),
     ]
 
 
@@ -101,6 +125,7 @@ class ResultsStruct(ctypes.Structure):
         ("rows", _pointer),
         ("counts", _pointer),
         ("result_ids", _pointer),
+        ("num_scored", _pointer),
     ]
 
 
@@ -170,6 +195,61 @@ def _columns(columns: Sequence[tuple[str, Any]]) -> ctypes.Array:
     return structs
 
 
+class Similarity:
+    """A learned similarity; keeps its weights alive.
+
+    Args:
+      weights: float32, where the search's arrays are, in the order of
+        `SimilaritySpec.weight_shapes()`.
+      query_components: Of a query vector; this and what follows is as
+        `SimilaritySpec` has it.
+      item_components: Of an item vector.
+      component_dim: Length of a component.
+      component: One of COMPONENTS.
+      hidden: Units of the joint MLP.
+      temperature: Of the logits.
+      gate: One of GATES.
+      gate_hidden: Units of the pair gate.
+      candidates: One of CANDIDATES.
+      budget: How many candidates.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Any] = (),
+        *,
+        query_components: int = 1,
+        item_components: int = 1,
+        component_dim: int = 32,
+        component: str = "inner_product",
+        hidden: int = 0,
+        temperature: float = 1.0,
+        gate: str = "none",
+        gate_hidden: int = 0,
+        candidates: str = "averaged",
+        budget: int = 0,
+    ):
+        pointers = (_pointer * max(len(weights), 1))()
+        for place, weight in enumerate(weights):
+            pointers[place] = address(weight)
+        pairs = query_components * item_components if gate != "none" else 0
+        self.item_dim = item_components * component_dim + pairs
+        self.struct = SimilarityStruct(
+            query_components,
+            item_components,
+            component_dim,
+            COMPONENTS.index(component),
+            hidden,
+            temperature,
+            GATES.index(gate),
+            gate_hidden,
+            pointers,
+            CANDIDATES.index(candidates),
+            budget,
+        )
+        self._kept = (list(weights), pointers)
+
+
 class Search:
     """The arguments of one search; keeps their arrays alive.
 
@@ -184,7 +264,7 @@ class Search:
       segment_rows: Rows searched at once; 0 is the default.
       precision: One of PRECISIONS.
       order: One of ORDERS.
-      algorithm: One of ALGORITHMS.
+      algorithm: One of ALGORITHMS; of LEARNED_ALGORITHMS for a similarity.
       masks: 64-bit words [num_masks, stride]; a bit a row.
       passes_all: Whether each mask passes all rows, whatever its words.
       mask_of_query: The mask of each query; 0 if not given.
@@ -197,6 +277,8 @@ class Search:
       code_words: Words of a code.
       scoring: One of SCORINGS.
       shortlist: Rows kept for rescoring.
+      similarity: What to score by, if not by the metric; queries are its query
+        vectors then, and items its item vectors.
     """
 
     def __init__(
@@ -225,6 +307,7 @@ class Search:
         code_words: int = 0,
         scoring: str = "symmetric",
         shortlist: int = 0,
+        similarity: Similarity | None = None,
     ):
         self.k = k
         self.num_queries = queries.shape[0]
@@ -245,7 +328,7 @@ class Search:
         struct.segment_rows = segment_rows
         struct.precision = PRECISIONS.index(precision)
         struct.order = ORDERS.index(order)
-        struct.algorithm = ALGORITHMS.index(algorithm)
+        struct.algorithm = _ALL_ALGORITHMS.index(algorithm)
         struct.mask_words = address(masks)
         if masks is not None:
             struct.num_masks, struct.mask_stride = masks.shape
@@ -268,8 +351,12 @@ class Search:
         struct.code_words = code_words
         struct.scoring = SCORINGS.index(scoring)
         struct.shortlist = shortlist
+        if similarity is not None:
+            struct.dim = similarity.item_dim
+            struct.similarity = ctypes.pointer(similarity.struct)
         self.struct = struct
         self._kept = (
+            similarity,
             queries,
             items,
             scales,
@@ -455,7 +542,9 @@ class Library:
 
     # ---- Searches.
 
-    def results(self, search: Search, ids: bool = False) -> dict[str, Any]:
+    def results(
+        self, search: Search, ids: bool = False, scored: bool = False
+    ) -> dict[str, Any]:
         """Returns arrays for the results of a search, on the device."""
         shape = [search.num_queries, search.k]
         arrays = {
@@ -465,6 +554,10 @@ class Library:
         }
         if ids:
             arrays["result_ids"] = self.device.empty(shape, "int64")
+        if scored:
+            arrays["num_scored"] = self.device.empty(
+                [search.num_queries], "int64"
+            )
         return arrays
 
     def search(
@@ -484,7 +577,11 @@ class Library:
         }
 
     def search_on_cpu(
-        self, search: Search, threads: int = 0, ids: bool = False
+        self,
+        search: Search,
+        threads: int = 0,
+        ids: bool = False,
+        scored: bool = False,
     ) -> dict[str, np.ndarray]:
         """lintf_cpu_retrieve; all arrays of the search are numpy's.
 
@@ -492,6 +589,7 @@ class Library:
           search: The search.
           threads: How many to use; 0 is one for each core.
           ids: Whether to return ids too.
+          scored: Whether to return `num_scored` too.
         """
         shape = (search.num_queries, search.k)
         arrays = {
@@ -501,6 +599,8 @@ class Library:
         }
         if ids:
             arrays["result_ids"] = np.empty(shape, np.int64)
+        if scored:
+            arrays["num_scored"] = np.empty(search.num_queries, np.int64)
         self.run(
             "lintf_cpu_retrieve",
             search.struct,
