@@ -20,6 +20,7 @@ from tests.gpu import library as lib
 _STRUCTS = {
     "LintfCall": lib.CallStruct,
     "LintfColumn": lib.ColumnStruct,
+    "LintfSimilarity": lib.SimilarityStruct,
     "LintfSearch": lib.SearchStruct,
     "LintfResults": lib.ResultsStruct,
     "LintfTables": lib.TablesStruct,
@@ -85,7 +86,11 @@ def test_enums_have_the_order_of_the_headers():
     assert camel(lib.METRICS) == ["InnerProduct", "L2"]
     assert values("gpu_knn.h", "QueryPrecision") == camel(lib.PRECISIONS)
     assert values("gpu_knn.h", "ScanOrder") == camel(lib.ORDERS)
-    assert values("retrieval.h", "Algorithm") == camel(lib.ALGORITHMS)
+    algorithms = lib.ALGORITHMS + lib.LEARNED_ALGORITHMS[1:]
+    assert values("planner.h", "Algorithm") == camel(algorithms)
+    assert values("planner.h", "Candidates") == camel(lib.CANDIDATES)
+    assert values("similarity.h", "PairSimilarity") == camel(lib.COMPONENTS)
+    assert values("similarity.h", "Gate") == camel(lib.GATES)
     assert values("code_knn.h", "CodeScoring") == camel(lib.SCORINGS)
     assert values("code_knn.h", "CodeOrder") == camel(lib.CODE_ORDERS)
 
@@ -120,6 +125,34 @@ def test_search_describes_its_arrays():
     assert list(passes) == [1, 0]
     assert (struct.columns[0].type, struct.columns[0].width) == (3, 1)
     assert struct.programs is None
+
+
+def test_search_describes_its_similarity():
+    weights = [np.zeros([6, 5], np.float32), np.zeros(5, np.float32)]
+    similarity = lib.Similarity(
+        weights,
+        query_components=3,
+        item_components=2,
+        component_dim=4,
+        temperature=0.5,
+        gate="relu",
+        gate_hidden=5,
+        candidates="codes",
+        budget=70,
+    )
+    search = lib.Search(
+        np.zeros([1, 18], np.float32),
+        9,
+        1,
+        algorithm="two_stage",
+        similarity=similarity,
+    )
+    assert (search.struct.dim, search.struct.algorithm) == (14, 6)
+    struct = search.struct.similarity.contents
+    assert (struct.query_components, struct.item_components) == (3, 2)
+    assert (struct.gate, struct.candidates, struct.budget) == (3, 2, 70)
+    assert struct.temperature == 0.5
+    assert struct.weights[1] == weights[1].ctypes.data
 
 
 def test_search_refuses_what_does_not_fit():

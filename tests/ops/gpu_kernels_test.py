@@ -59,6 +59,7 @@ def test_handles_are_host_memory(op):
 def test_what_the_host_looks_at_is_host_memory():
     for op, names in {
         "Lintf>Retrieve": {"queries", "programs"},
+        "Lintf>RetrieveSimilar": {"queries", "programs", "weights"},
         "Lintf>FilterMask": {"programs"},
         "Lintf>Lookup": {"id", "found", "row"},
         "Lintf>Update": {"id", "delete", "embedding", "values", "status"},
