@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "custom_ops/core/item_matrix.h"
+#include "custom_ops/core/planner.h"
 #include "custom_ops/core/similarity.h"
 
 namespace lintf {
@@ -66,6 +67,7 @@ struct LoadTileCall {
 struct LearnedKernels {
   int lanes;
   int tile_rows;
+  SimilarityCosts costs;
   // Each of these takes the time to go on with `fetch`.
   void (*load)(const LoadTileCall& call, RowFetch* fetch);
   // The logits of a tile's rows, [pairs, tile_rows]. `scratch` has ScratchSize

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kTileVectors = 2;
 constexpr int kMaxOutputs = 4;
+constexpr SimilarityCosts kCosts = {0.75f, 0.027f, 0.9f, 0.25f};
 
 LINTF_SIMD Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 LINTF_SIMD Vec Magnitude(Vec v) {

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kTileVectors = 2;
 constexpr int kMaxOutputs = 8;
+constexpr SimilarityCosts kCosts = {0.7f, 0.0135f, 0.45f, 0.25f};
 
 LINTF_SIMD Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 LINTF_SIMD Vec Magnitude(Vec v) { return _mm512_abs_ps(v); }

@@ -18,6 +18,7 @@ namespace {
 constexpr int kLanes = 8;
 constexpr int kTileVectors = 1;
 constexpr int kMaxOutputs = 2;
+constexpr SimilarityCosts kCosts = {12.0f, 6.0f, 60.0f, 0.25f};
 
 // Loops over it are left to the compiler.
 struct Vec {

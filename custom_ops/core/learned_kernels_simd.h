@@ -12,6 +12,7 @@
 //   IfNegative(x, a, b)      a where x has its sign bit, otherwise b
 //   TimesPower(p, t)         the last step of Exp in similarity.h
 //   kTileVectors             vectors of rows in a tile
+//   kCosts                   measured with learned_knn_bench, rows from memory
 //   kMaxOutputs              a power of 2: sums of a vector that the registers
 //                            have room for
 #ifndef LINTF_CUSTOM_OPS_CORE_LEARNED_KERNELS_SIMD_H_
@@ -365,7 +366,7 @@ LINTF_SIMD_ENTRY uint64_t AboveOf(const float* values, float threshold) {
 }
 
 constexpr LearnedKernels kLearnedKernels = {
-    kLanes, kTileRows, LoadTile, LogitsOf, BoundsOf, ScoresOf, AboveOf};
+    kLanes, kTileRows, kCosts, LoadTile, LogitsOf, BoundsOf, ScoresOf, AboveOf};
 
 }  // namespace
 }  // namespace lintf

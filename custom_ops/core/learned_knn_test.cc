@@ -533,6 +533,33 @@ void AutoDependsOnTheQueryAlone() {
   CHECK_THAT(counts.exact == 12) << counts.exact;
 }
 
+// Costs that were measured steer as those that are compiled in do.
+void CostsAreMeasured() {
+  SimilarityCase c(
+      ShapeOf(PairSimilarity::kInnerProduct, Gate::kSiluSoftmax, 4, 2, 8, 64),
+      3, 2000, 53);
+  Request request(c, 10);
+  const SimilarityCosts costs =
+      MeasureSimilarityCosts(c.similarity, request.input.knn);
+  SimilarityCosts read;
+  CHECK_THAT(SimilarityCosts::FromList(costs.ToList(), &read).empty());
+  CHECK_THAT(read.ToList() == costs.ToList());
+  // k is 100 there.
+  CHECK_THAT(costs.bounded_share >= 100.0f / 2000.0f);
+
+  CHECK_THAT(SimilarityCosts::FromList({}, &read).empty());
+  CHECK_THAT(read.ToList() == DefaultSimilarityCosts().ToList());
+  const auto error = [&](const std::vector<float>& list) {
+    return SimilarityCosts::FromList(list, &read);
+  };
+  CHECK_THAT(error({1.0f, 1.0f}).find("4 numbers or none, got 2") !=
+             std::string::npos);
+  CHECK_THAT(error({1.0f, 0.0f, 1.0f, 1.0f}).find("must be positive") !=
+             std::string::npos);
+  CHECK_THAT(error({1.0f, 1.0f, 1.0f, 1.5f}).find("at most 1") !=
+             std::string::npos);
+}
+
 }  // namespace
 }  // namespace lintf
 
@@ -547,5 +574,6 @@ int main() {
   lintf::TwoStageScoresItsCandidates();
   lintf::TwoStageWithRoomForAllIsExact();
   lintf::AutoDependsOnTheQueryAlone();
+  lintf::CostsAreMeasured();
   return lintf::testing::Result();
 }

@@ -8,6 +8,8 @@
 #include <numeric>
 
 #include "custom_ops/core/knn_kernels.h"
+#include "custom_ops/core/learned_kernels.h"
+#include "custom_ops/core/learned_knn.h"
 #include "custom_ops/core/sign_oporp.h"
 
 namespace lintf {
@@ -17,9 +19,6 @@ namespace {
 // reads 16 GB/s; they matter where nothing was measured.
 constexpr float kDefaultCodeWord = 0.4f;
 constexpr float kDefaultGatherRow = 60.0f;
-
-// The same with learned_knn_bench.
-constexpr SimilarityCosts kDefaultSimilarityCosts = {0.25f, 0.018f, 0.9f, 0.2f};
 
 // Rows that are timed: large enough to come from memory, small enough to be
 // quick.
@@ -77,6 +76,25 @@ float FetchCost(const PlannerCosts& costs, const QueryShape& shape) {
   return is_sparse ? costs.gather_row : 0.0f;
 }
 
+// Sigmoids of hidden units and of pairs, and a softmax over the pairs.
+float NumActivations(const SimilarityShape& shape) {
+  if (shape.gate == Gate::kNone) return 0.0f;
+  const int64_t of_pair = shape.gate == Gate::kSiluSoftmax ? 2
+                          : shape.gate == Gate::kRelu      ? 0
+                                                           : 1;
+  return static_cast<float>(shape.gate_hidden + of_pair * shape.pairs());
+}
+
+// A row's logits, and what its gate takes on top.
+float LogitsCost(const SimilarityCosts& costs, const SimilarityShape& shape) {
+  return costs.load * static_cast<float>(shape.item_dim()) +
+         costs.fma * static_cast<float>(shape.logit_fmas());
+}
+float GateCost(const SimilarityCosts& costs, const SimilarityShape& shape) {
+  return costs.fma * static_cast<float>(shape.gate_fmas()) +
+         costs.activation * NumActivations(shape);
+}
+
 // Scanning codes for one query. Blocks in which no row passes are skipped.
 float ScanCost(const PlannerCosts& costs, const QueryShape& shape) {
   const float scanned =
@@ -111,6 +129,10 @@ std::string PlannerCosts::FromList(const std::vector<float>& list,
   return "";
 }
 
+SimilarityCosts DefaultSimilarityCosts() {
+  return ActiveLearnedKernels().costs;
+}
+
 std::vector<float> SimilarityCosts::ToList() const {
   return {load, fma, activation, bounded_share};
 }
@@ -118,7 +140,7 @@ std::vector<float> SimilarityCosts::ToList() const {
 std::string SimilarityCosts::FromList(const std::vector<float>& list,
                                       SimilarityCosts* costs) {
   if (list.empty()) {
-    *costs = kDefaultSimilarityCosts;
+    *costs = DefaultSimilarityCosts();
     return "";
   }
   if (list.size() != kSize) {
@@ -159,18 +181,8 @@ Algorithm ChooseSimilar(const PlannerCosts& costs,
   const float k = static_cast<float>(shape.k);
   const float dim = static_cast<float>(shape.query.dim);
   const float pairs = static_cast<float>(similarity.pairs());
-  const float logits =
-      similarity_costs.load * dim +
-      similarity_costs.fma * static_cast<float>(similarity.logit_fmas());
-  // Sigmoids of hidden units and of pairs, and a softmax over the pairs.
-  const float activations =
-      static_cast<float>(similarity.gate_hidden) +
-      pairs * (similarity.gate == Gate::kSiluSoftmax ? 2.0f : 1.0f);
-  const float gate =
-      similarity.gate == Gate::kNone
-          ? 0.0f
-          : similarity_costs.fma * static_cast<float>(similarity.gate_fmas()) +
-                similarity_costs.activation * activations;
+  const float logits = LogitsCost(similarity_costs, similarity);
+  const float gate = GateCost(similarity_costs, similarity);
   const float fetch = FetchCost(costs, shape.query);
   const float exact = passing * (fetch + logits + gate);
   Algorithm best = Algorithm::kExact;
@@ -285,6 +297,73 @@ PlannerCosts MeasurePlannerCosts(const KnnInput& input, const CodeSide& code) {
     }));
     costs.code_word = scan / (num_rows * static_cast<float>(code.words));
   }
+  return costs;
+}
+
+SimilarityCosts MeasureSimilarityCosts(const Similarity& similarity,
+                                       const KnnInput& input) {
+  SimilarityCosts costs = DefaultSimilarityCosts();
+  LearnedKnnInput learned;
+  learned.similarity = &similarity;
+  learned.knn = input;
+  KnnInput& knn = learned.knn;
+  knn.num_rows = std::min(knn.num_rows, kMeasuredRows);
+  knn.num_queries = 1;
+  knn.k = std::min<int64_t>(100, std::max<int64_t>(1, knn.num_rows));
+  if (knn.num_rows < 64 || input.num_queries == 0) return costs;
+  const Parallel serial;
+  const int32_t mask = 0;
+  std::vector<float> scores(knn.k);
+  std::vector<int64_t> rows(knn.k);
+  int32_t count = 0;
+  int64_t scored = 0;
+  KnnOutput output;
+  output.scores = scores.data();
+  output.rows = rows.data();
+  output.counts = &count;
+  output.num_scored = &scored;
+  const EveryRow all(1);
+  const float num_rows = static_cast<float>(knn.num_rows);
+  const auto time_row = [&] {
+    const double nanoseconds =
+        Nanoseconds([&] { LearnedKnn(learned, all, &mask, serial, output); });
+    return static_cast<float>(nanoseconds) / num_rows;
+  };
+
+  const SimilarityShape& shape = similarity.shape;
+  // The same without the costly part of the gate.
+  Similarity logits = similarity;
+  if (shape.gate != Gate::kNone) {
+    logits.shape.gate = Gate::kRelu;
+    logits.shape.gate_hidden = 0;
+    const float full = time_row();
+    learned.similarity = &logits;
+    const float bare = time_row();
+    // How multiply-adds and activations compare is a matter of the CPU.
+    const float scale = std::max((full - bare) / GateCost(costs, shape), 0.05f);
+    costs.fma *= scale;
+    costs.activation *= scale;
+    costs.load = bare;
+  } else {
+    costs.load = time_row();
+  }
+  const float dim = static_cast<float>(shape.item_dim());
+  costs.load = std::max(
+      (costs.load - costs.fma * static_cast<float>(shape.logit_fmas())) / dim,
+      0.01f);
+  if (!shape.is_convex() || shape.gate == Gate::kNone) return costs;
+  // Of all queries, as they differ much.
+  learned.similarity = &similarity;
+  learned.bounded = true;
+  const int64_t queries = std::min(input.num_queries, kMeasuredQueries);
+  float total = 0.0f;
+  for (int64_t b = 0; b < queries; ++b) {
+    knn.queries = input.queries + b * shape.query_dim();
+    LearnedKnn(learned, all, &mask, serial, output);
+    total += static_cast<float>(scored) / num_rows;
+  }
+  costs.bounded_share =
+      std::clamp(total / static_cast<float>(queries), 0.001f, 1.0f);
   return costs;
 }
 

@@ -88,6 +88,9 @@ struct SimilarityCosts {
                               SimilarityCosts* costs);
 };
 
+// What is compiled in for the kernels that this CPU runs.
+SimilarityCosts DefaultSimilarityCosts();
+
 // What the choice for a query depends on.
 struct QueryShape {
   int64_t num_rows = 0;
@@ -124,6 +127,10 @@ inline int64_t RowsOfPair(const SimilarityShape& shape, int64_t budget,
 // `num_queries` queries of it, at least 32; `code` may have no codes. Takes
 // about a second.
 PlannerCosts MeasurePlannerCosts(const KnnInput& input, const CodeSide& code);
+
+// The same with a learned similarity; `input` as RetrievalInput has it.
+SimilarityCosts MeasureSimilarityCosts(const Similarity& similarity,
+                                       const KnnInput& input);
 
 }  // namespace lintf
 
