@@ -258,7 +258,18 @@ def _train(towers: TowersConfig, folder: pathlib.Path) -> Any:
     if towers.similarity is not None:
         settings["similarity"] = towers.similarity
     recipe = to_dataclass(library.TowerConfig, settings, "towers.options")
-    return library.train(recipe, movielens_100k(), folder, part=towers.part)
+    data = movielens_100k()
+    trained = library.train(recipe, data, folder, part=towers.part)
+    if towers.fine_tune is None:
+        return trained
+    return library.fine_tune(
+        trained,
+        recipe,
+        data,
+        folder / "fine_tuning_logs",
+        part=towers.part,
+        **dataclasses.asdict(towers.fine_tune),
+    )
 
 
 def save_similarity(similarity: Any, path: pathlib.Path) -> None:

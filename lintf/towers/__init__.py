@@ -24,6 +24,7 @@ _MODULE_OF_NAME = {
     "Tower": "lintf.towers.tower",
     "TowerConfig": "lintf.towers.movielens",
     "TrainedTowers": "lintf.towers.learned",
+    "fine_tune": "lintf.towers.fine_tuning",
     "item_features": "lintf.towers.movielens",
     "learned_towers": "lintf.towers.learned",
     "movielens_towers": "lintf.towers.movielens",

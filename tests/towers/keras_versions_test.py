@@ -17,7 +17,7 @@ _FOLDER = pathlib.Path(__file__).parent
 _FILES = {
     "0": ("layers_test.py", "movielens_test.py"),
     "1": (
-        "fine_tune_test.py",
+        "fine_tuning_test.py",
         "layers_test.py",
         "movielens_test.py",
         "training_test.py",

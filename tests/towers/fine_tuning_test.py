@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from lintf import towers
 from lintf.similarity import scoring
-from lintf.towers.fine_tune import TunedItemTower, fine_tune
+from lintf.towers.fine_tuning import TunedItemTower, fine_tune
 from lintf.towers.movielens import item_features
 from lintf.towers.training import Epochs, make_examples
 from tests.towers.toy_data import toy_data
