@@ -74,8 +74,13 @@ lint: $(STAMPS)/lint  ## Check format, style and types
 format: $(STAMPS)/lint  ## Format what lint would complain about
 	@tools/lint.sh --fix
 
-eval: $(STAMPS)/lintf $(STAMPS)/data  ## Measure recommendations, served
+# Hours: 50 export jobs and more. What has been trained stays in build/.
+eval: $(STAMPS)/bench $(STAMPS)/data  ## Measure recommendations, served
 	$(BIN)/python -m benchmarks.movielens.evaluate $(ARGS)
+	$(BIN)/python -m benchmarks.similarity.quality
+	$(BIN)/python -m benchmarks.similarity.recall
+	$(BIN)/python -m benchmarks.similarity.cold_start
+	$(BIN)/python -m benchmarks.similarity.cost
 
 bench: $(STAMPS)/bench $(STAMPS)/data  ## Measure speed against its peers
 	@cmake -G Ninja -S . -B build/bench -DLINTF_BUILD_OPS=OFF \
