@@ -522,6 +522,12 @@ void AutoDependsOnTheQueryAlone() {
     CHECK_THAT(found.num_scored[b] == (b % 4 == 3 ? 0 : 100))
         << found.num_scored[b];
   }
+  // Where all that pass would be candidates there is no first stage.
+  request.input.budget = 500;
+  request.input.similarity_costs.bounded_share = 1.0f;
+  request.Search(Algorithm::kAuto, 1, &counts);
+  CHECK_THAT(counts.two_stage == 6 && counts.exact == 6) << counts.two_stage;
+  request.input.similarity_costs.bounded_share = 0.001f;
   // Where candidates cost more than anything else.
   request.input.costs = {{1e6f, 1e6f, 1e6f}, 1e6f, 1.0f};
   const Answer exact = request.Search(Algorithm::kAuto, 1, &counts);
