@@ -65,7 +65,7 @@ def test_lowers_the_loss_and_keeps_new_items_at_the_base(similarity, tmp_path):
         k=8,
     )
 
-    assert _loss(tuned, data, config) < before - 0.05
+    assert _loss(tuned, data, config) < before - 0.2
     features = _features(data)
     moved = tuned.item(features) - trained.item(features)
     assert (tf.reduce_max(tf.abs(moved), axis=1) > 1e-4).numpy().all()
