@@ -14,7 +14,8 @@
 namespace lintf {
 namespace {
 
-// Bytes of candidates at once; larger batches are cut into slices that fit.
+// Bytes of candidates and proxies at once; larger batches are cut into slices
+// that fit.
 constexpr int64_t kCandidateBytes = int64_t{64} << 20;
 
 // What all algorithms take.
@@ -52,6 +53,15 @@ class CandidateLists {
                     : budget_) {}
 
   int64_t stride() const { return stride_; }
+
+  // What a query takes: proxies, what each of them finds, and the list.
+  int64_t bytes_a_query() const {
+    constexpr int64_t kRowBytes = sizeof(int64_t) + sizeof(float);
+    const int64_t proxies =
+        input_.candidates == Candidates::kComponents ? shape_.pairs() : 1;
+    return proxies * shape_.item_dim() * static_cast<int64_t>(sizeof(float)) +
+           stride_ * (kRowBytes + static_cast<int64_t>(sizeof(int64_t)));
+  }
 
   void Select(int64_t first_query, int64_t num_queries) {
     rows_.assign(num_queries * stride_, -1);
@@ -168,10 +178,8 @@ void SearchCandidates(const RetrievalInput& input, const Batch& batch,
     return;
   }
   CandidateLists lists(input, batch);
-  // What a proxy finds takes a score and a row; the list another row.
-  constexpr int64_t kBytes = 2 * sizeof(int64_t) + sizeof(float);
   const int64_t slice = std::clamp<int64_t>(
-      kCandidateBytes / (lists.stride() * kBytes), 1, input.knn.num_queries);
+      kCandidateBytes / lists.bytes_a_query(), 1, input.knn.num_queries);
   std::vector<int32_t> mask_of_slice(slice);
   std::iota(mask_of_slice.begin(), mask_of_slice.end(), 0);
   const int64_t k = input.knn.k;
