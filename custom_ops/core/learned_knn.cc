@@ -9,13 +9,12 @@
 #include <limits>
 #include <memory>
 #include <mutex>
-#include <numeric>
 #include <vector>
 
 #include "custom_ops/core/aligned_array.h"
 #include "custom_ops/core/float_environment.h"
-#include "custom_ops/core/knn_kernels.h"
 #include "custom_ops/core/learned_kernels.h"
+#include "custom_ops/core/tile_scan.h"
 #include "custom_ops/core/top_k.h"
 
 namespace lintf {
@@ -23,24 +22,10 @@ namespace {
 
 constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 
-// Masks are filled, and threads take work, in blocks of rows.
-constexpr int64_t kMaxBlockRows = 4096;
-// Of a bounded search; the first of every kStride blocks comes first.
-constexpr int64_t kBoundedBlockRows = 1024;
-constexpr int64_t kStride = 32;
 // Queries that search together.
 constexpr int64_t kMaxSliceQueries = 64;
 // Below this much estimated work another thread is not worth waking up.
 constexpr double kMinWorkerNanoseconds = 50e3;
-
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
-
-// Queries with one mask.
-struct MaskRun {
-  int32_t mask;
-  std::vector<int64_t> slots;
-};
 
 // How a slice of the queries is searched; the same for all threads.
 struct Plan {
@@ -54,22 +39,11 @@ Plan MakePlan(const LearnedKnnInput& input, const int32_t* mask_of_query,
   Plan plan;
   plan.kernels = &ActiveLearnedKernels();
   const int64_t query_dim = input.similarity->shape.query_dim();
-  std::vector<int64_t> order(end - begin);
-  std::iota(order.begin(), order.end(), int64_t{0});
-  for (const int64_t slot : order) {
-    plan.queries.push_back(FoldQuery(
-        *input.similarity, input.knn.queries + (begin + slot) * query_dim));
+  for (int64_t query = begin; query < end; ++query) {
+    plan.queries.push_back(
+        FoldQuery(*input.similarity, input.knn.queries + query * query_dim));
   }
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return mask_of_query[begin + a] < mask_of_query[begin + b];
-  });
-  for (const int64_t slot : order) {
-    const int32_t mask = mask_of_query[begin + slot];
-    if (plan.runs.empty() || plan.runs.back().mask != mask) {
-      plan.runs.push_back({mask, {}});
-    }
-    plan.runs.back().slots.push_back(slot);
-  }
+  plan.runs = MakeMaskRuns(mask_of_query, begin, end);
   return plan;
 }
 
@@ -112,14 +86,9 @@ class Floor {
 // What all threads of one search share.
 struct Search {
   const LearnedKnnInput* input;
-  const MaskSource* masks;
   const Plan* plan;
-  int64_t segment_begin;  // rows are numbered from here
-  int64_t segment_end;
-  int64_t block_rows;
-  int64_t num_blocks;
+  TileSegment* segment;
   int64_t k;
-  std::atomic<int64_t>* next_block;
   Floor* floors;                 // of each slot, if bounded
   std::atomic<int64_t>* scored;  // of each slot
 };
@@ -145,13 +114,7 @@ class Worker {
         collector_(collector),
         pairs_(shape_.pairs()),
         tile_rows_(kernels_.tile_rows),
-        scored_(plan_.queries.size()),
-        listed_(plan_.runs.size()) {
-    const int64_t padded = kernels_.PaddedDim(input_.knn.dim);
-    bits_.resize(search.block_rows / kRowsPerWord);
-    appended_.resize(search.block_rows + kRowsPerWord);
-    tile_.AssignZeros(padded * tile_rows_);
-    row_.AssignZeros(padded * kernels_.lanes);
+        scored_(plan_.queries.size()) {
     logits_.AssignZeros(pairs_ * tile_rows_);
     scratch_.AssignZeros(kernels_.ScratchSize(shape_));
     if (!input_.bounded) return;
@@ -163,13 +126,10 @@ class Worker {
   }
 
   void Run() {
-    for (int64_t block = search_.next_block->fetch_add(1);
-         block < search_.num_blocks; block = search_.next_block->fetch_add(1)) {
-      SearchBlock(input_.bounded ? Spread(block) : block);
-    }
-    for (size_t run = 0; run < plan_.runs.size(); ++run) {
-      ScoreListed(run, /*all=*/true);
-    }
+    TileScan(search_.segment, kernels_)
+        .Run([&](const MaskRun& run, const Tile& tile) {
+          for (const int64_t slot : run.slots) ScoreTile(slot, tile);
+        });
     for (size_t slot = 0; slot < waiting_.size(); ++slot) {
       RowFetch nothing(nullptr, 0, 0);
       ScoreWaiting(slot, &nothing);
@@ -180,121 +140,33 @@ class Worker {
   }
 
  private:
-  // The `i`-th block: first every kStride-th one, then those after them.
-  int64_t Spread(int64_t i) const {
-    const int64_t longer = search_.num_blocks % kStride;
-    const int64_t length = search_.num_blocks / kStride;
-    // The first `longer` rounds have a block more.
-    const int64_t in_longer = longer * (length + 1);
-    if (i < in_longer) return i / (length + 1) + i % (length + 1) * kStride;
-    return longer + (i - in_longer) / length +
-           (i - in_longer) % length * kStride;
-  }
-
-  void SearchBlock(int64_t block) {
-    const int64_t begin = search_.segment_begin + block * search_.block_rows;
-    const int64_t end =
-        std::min(begin + search_.block_rows, search_.segment_end);
-    const int64_t words = CeilDiv(end - begin, kRowsPerWord);
-    const uint32_t first = static_cast<uint32_t>(begin - search_.segment_begin);
-    for (size_t run = 0; run < plan_.runs.size(); ++run) {
-      const int32_t mask = plan_.runs[run].mask;
-      int64_t passing = end - begin;
-      if (search_.masks->PassesAll(mask)) {
-        std::iota(appended_.begin(), appended_.begin() + passing, first);
-      } else {
-        if (search_.masks->Fill(mask, begin, end, bits_.data()) == 0) continue;
-        passing = ActiveKnnKernels().append_rows(bits_.data(), words, first,
-                                                 appended_.data());
-      }
-      std::vector<uint32_t>& listed = listed_[run];
-      listed.insert(listed.end(), appended_.begin(),
-                    appended_.begin() + passing);
-      ScoreListed(run, /*all=*/false);
+  void ScoreTile(int64_t slot, const Tile& tile) {
+    kernels_.logits(similarity_, plan_.queries[slot], tile.columns,
+                    scratch_.data(), logits_.data(), tile.fetch);
+    const float* const gates =
+        tile.columns + shape_.components_dim() * tile_rows_;
+    if (input_.bounded) {
+      Keep(slot, gates, tile);
+    } else {
+      Score(slot, gates, logits_.data(), tile.rows, tile.count, tile.fetch);
     }
-  }
-
-  // Scores the rows listed for a run, up to whole tiles unless `all`.
-  void ScoreListed(size_t run, bool all) {
-    std::vector<uint32_t>& listed = listed_[run];
-    const int64_t count = static_cast<int64_t>(listed.size());
-    int64_t done = 0;
-    for (; done + tile_rows_ <= count || (all && done < count);
-         done += tile_rows_) {
-      ScoreTile(plan_.runs[run], listed, done);
-    }
-    listed.erase(listed.begin(), listed.begin() + std::min(done, count));
-  }
-
-  // Scores the tile of rows from listed[first] on.
-  void ScoreTile(const MaskRun& run, const std::vector<uint32_t>& listed,
-                 int64_t first) {
-    const int64_t listed_rows = static_cast<int64_t>(listed.size());
-    const int count =
-        static_cast<int>(std::min<int64_t>(tile_rows_, listed_rows - first));
-    const int64_t row_bytes =
-        input_.knn.dim * ElementSize(input_.knn.items.type);
-    const char* const items = static_cast<const char*>(input_.knn.items.data) +
-                              search_.segment_begin * row_bytes;
-    const char* rows[kMaxTileRows];
-    const char* next[kMaxTileRows];
-    float scales[kMaxTileRows];
-    const int64_t last = listed_rows - 1;
-    for (int i = 0; i < tile_rows_; ++i) {
-      const uint32_t row = listed[std::min<int64_t>(first + i, last)];
-      rows[i] = items + row * row_bytes;
-      next[i] =
-          items +
-          listed[std::min<int64_t>(first + tile_rows_ + i, last)] * row_bytes;
-      if (input_.knn.items.type == ElementType::kInt8) {
-        scales[i] = input_.knn.items.scales[search_.segment_begin + row];
-      }
-    }
-    LoadTileCall load;
-    load.type = input_.knn.items.type;
-    load.dim = input_.knn.dim;
-    load.rows = rows;
-    load.scales = scales;
-    load.row = row_.data();
-    load.tile = tile_.data();
-    RowFetch fetch(
-        next,
-        std::clamp<int64_t>(listed_rows - first - tile_rows_, 0, tile_rows_),
-        row_bytes);
-    kernels_.load(load, &fetch);
-    for (const int64_t slot : run.slots) {
-      kernels_.logits(similarity_, plan_.queries[slot], tile_.data(),
-                      scratch_.data(), logits_.data(), &fetch);
-      if (input_.bounded) {
-        Keep(slot, listed.data() + first, count, &fetch);
-      } else {
-        Score(slot, Gates(), logits_.data(), listed.data() + first, count,
-              &fetch);
-      }
-    }
-    fetch.Rest();
-  }
-
-  const float* Gates() const {
-    return tile_.data() + shape_.components_dim() * tile_rows_;
   }
 
   // Of the rows at hand, puts those that may be among the best into the
   // query's waiting rows.
-  void Keep(int64_t slot, const uint32_t* rows, int count, RowFetch* fetch) {
+  void Keep(int64_t slot, const float* gates, const Tile& tile) {
     // A row whose score equals the k-th best one may win by its number; its
     // bound is greater.
     const float floor = search_.floors[slot].value();
     alignas(64) float bounds[kMaxTileRows];
     kernels_.bounds(pairs_, logits_.data(), bounds);
-    const uint64_t valid = ~uint64_t{0} >> (64 - count);
+    const uint64_t valid = ~uint64_t{0} >> (64 - tile.count);
     uint64_t kept = kernels_.above(bounds, floor) & valid;
     Waiting& waiting = waiting_[slot];
     if (waiting.count == 0 && __builtin_popcountll(kept) == tile_rows_) {
-      Score(slot, Gates(), logits_.data(), rows, count, fetch);
+      Score(slot, gates, logits_.data(), tile.rows, tile.count, tile.fetch);
       return;
     }
-    const float* const gates = Gates();
     for (; kept != 0; kept &= kept - 1) {
       const int i = __builtin_ctzll(kept);
       for (int64_t l = 0; l < pairs_; ++l) {
@@ -302,8 +174,8 @@ class Worker {
         waiting.logits.data()[to] = logits_.data()[l * tile_rows_ + i];
         waiting.gates.data()[to] = gates[l * tile_rows_ + i];
       }
-      waiting.rows[waiting.count++] = rows[i];
-      if (waiting.count == tile_rows_) ScoreWaiting(slot, fetch);
+      waiting.rows[waiting.count++] = tile.rows[i];
+      if (waiting.count == tile_rows_) ScoreWaiting(slot, tile.fetch);
     }
   }
 
@@ -320,18 +192,12 @@ class Worker {
     alignas(64) float scores[kMaxTileRows];
     kernels_.scores(similarity_, plan_.queries[slot], gates, logits,
                     scratch_.data(), scores, fetch);
-    const uint64_t valid = ~uint64_t{0} >> (64 - count);
     const uint64_t hits =
-        kernels_.above(scores, collector_->thresholds()[slot]) & valid;
+        AddTileHits(kernels_, slot, scores, rows, count, collector_);
     scored_[slot] += count;
-    if (hits == 0) return;
-    for (int half = 0; half < 64; half += 32) {
-      const uint32_t some = static_cast<uint32_t>(hits >> half);
-      if (some != 0) {
-        collector_->AddRowHits(slot, some, scores + half, rows + half);
-      }
+    if (input_.bounded && hits != 0) {
+      search_.floors[slot].Add(scores, hits, search_.k);
     }
-    if (input_.bounded) search_.floors[slot].Add(scores, hits, search_.k);
   }
 
   const LearnedKnnInput& input_;
@@ -343,12 +209,7 @@ class Worker {
   TopKCollector* collector_;
   const int64_t pairs_;
   const int tile_rows_;
-  std::vector<int64_t> scored_;                // of each slot
-  std::vector<std::vector<uint32_t>> listed_;  // rows of each run
-  std::vector<uint64_t> bits_;                 // of a block and a mask
-  std::vector<uint32_t> appended_;
-  AlignedArray<float> tile_;
-  AlignedArray<float> row_;
+  std::vector<int64_t> scored_;  // of each slot
   AlignedArray<float> logits_;
   AlignedArray<float> scratch_;
   std::vector<Waiting> waiting_;  // of each slot, if bounded
@@ -376,18 +237,12 @@ void SearchSlice(const LearnedKnnInput& input, const MaskSource& masks,
   const int64_t rows = segment_end - segment_begin;
   const int64_t k = std::min(input.knn.k, rows);
   const size_t slots = plan.queries.size();
+  TileSegment segment(input.knn, masks, plan.runs, segment_begin, segment_end,
+                      max_workers, input.bounded);
   Search search;
   search.input = &input;
-  search.masks = &masks;
   search.plan = &plan;
-  search.segment_begin = segment_begin;
-  search.segment_end = segment_end;
-  search.block_rows =
-      std::min(input.bounded ? kBoundedBlockRows : kMaxBlockRows,
-               RoundUp(CeilDiv(rows, 4 * max_workers), kRowsPerWord));
-  search.num_blocks = CeilDiv(rows, search.block_rows);
-  std::atomic<int64_t> next_block{0};
-  search.next_block = &next_block;
+  search.segment = &segment;
   search.k = k;
   const auto floors = std::make_unique<Floor[]>(input.bounded ? slots : 0);
   const auto scored = std::make_unique<std::atomic<int64_t>[]>(slots);
@@ -397,7 +252,10 @@ void SearchSlice(const LearnedKnnInput& input, const MaskSource& masks,
   const std::vector<bool> is_used(slots, true);
   std::vector<std::unique_ptr<TopKCollector>> collectors(max_workers);
   parallel.run(max_workers, [&](int64_t task) {
-    if (next_block.load(std::memory_order_relaxed) >= search.num_blocks) return;
+    if (segment.next_block.load(std::memory_order_relaxed) >=
+        segment.num_blocks) {
+      return;
+    }
     const ScopedFloatEnvironment environment;
     collectors[task] = std::make_unique<TopKCollector>(is_used, k);
     Worker(search, collectors[task].get()).Run();
