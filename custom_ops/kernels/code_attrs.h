@@ -83,11 +83,13 @@ class CodeAttrs {
     return absl::OkStatus();
   }
 
-  // The samples of queries [count, dim].
-  std::vector<float> Project(const float* queries, int64_t count) const {
-    const int64_t bits = oporp_->config().bits();
-    std::vector<float> samples(count * bits);
-    oporp_->ProjectBatch(queries, count, samples.data());
+  // The samples of queries [count, row_dim], of the first numbers of each.
+  std::vector<float> Project(const float* queries, int64_t count,
+                             int64_t row_dim) const {
+    std::vector<float> coded;
+    std::vector<float> samples(count * oporp_->config().bits());
+    oporp_->ProjectBatch(Coded(queries, count, row_dim, &coded), count,
+                         samples.data());
     return samples;
   }
 
@@ -95,19 +97,24 @@ class CodeAttrs {
   std::vector<uint64_t> Encode(const float* items, int64_t count,
                                int64_t row_dim) const {
     std::vector<float> coded;
-    if (row_dim != dim()) {
-      coded.resize(count * dim());
-      for (int64_t i = 0; i < count; ++i) {
-        std::copy_n(items + i * row_dim, dim(), coded.data() + i * dim());
-      }
-      items = coded.data();
-    }
     std::vector<uint64_t> codes(count * oporp_->config().words());
-    oporp_->EncodeBatch(items, count, codes.data());
+    oporp_->EncodeBatch(Coded(items, count, row_dim, &coded), count,
+                        codes.data());
     return codes;
   }
 
  private:
+  // The first dim() numbers of rows, in `coded` where that is not all of them.
+  const float* Coded(const float* rows, int64_t count, int64_t row_dim,
+                     std::vector<float>* coded) const {
+    if (row_dim == dim()) return rows;
+    coded->resize(count * dim());
+    for (int64_t i = 0; i < count; ++i) {
+      std::copy_n(rows + i * row_dim, dim(), coded->data() + i * dim());
+    }
+    return coded->data();
+  }
+
   absl::Status CheckWords(int64_t code_words) const {
     if (code_words == oporp_->config().words()) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(

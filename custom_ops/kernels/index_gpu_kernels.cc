@@ -55,6 +55,17 @@ class GpuPlannerCostsOp : public PlannerCostsOp<GpuIndexReader> {
   }
 };
 
+class GpuSimilarityCostsOp : public SimilarityCostsOp<GpuIndexReader> {
+ public:
+  using SimilarityCostsOp::SimilarityCostsOp;
+
+ private:
+  SimilarityCosts Measure(const GpuIndexReader& /*index*/,
+                          const Similarity& /*similarity*/) const override {
+    return DefaultSimilarityCosts();
+  }
+};
+
 REGISTER_KERNEL_BUILDER(
     Name("Lintf>IndexHandle").Device(kGpuDevice).HostMemory("index"),
     IndexHandleOp<GpuIndexResource>);
@@ -96,6 +107,17 @@ REGISTER_KERNEL_BUILDER(Name("Lintf>PlannerCosts")
                             .HostMemory("codes")
                             .HostMemory("costs"),
                         GpuPlannerCostsOp);
+REGISTER_KERNEL_BUILDER(Name("Lintf>SimilarityCosts")
+                            .Device(kGpuDevice)
+                            .HostMemory("index")
+                            .HostMemory("ids")
+                            .HostMemory("embeddings")
+                            .HostMemory("num_rows")
+                            .HostMemory("scales")
+                            .HostMemory("codes")
+                            .HostMemory("weights")
+                            .HostMemory("costs"),
+                        GpuSimilarityCostsOp);
 
 }  // namespace
 }  // namespace lintf

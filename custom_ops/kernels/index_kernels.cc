@@ -45,13 +45,23 @@ struct HostAccess {
   }
 };
 
+constexpr int64_t kQueries = 32;
+
+// Queries to measure with, [kQueries, dim]. What they are does not change what
+// they cost.
+std::vector<float> RandomQueries(int64_t dim) {
+  std::vector<float> queries(kQueries * dim);
+  std::minstd_rand random(1);
+  std::uniform_real_distribution<float> values(-1.0f, 1.0f);
+  for (float& value : queries) value = values(random);
+  return queries;
+}
+
 class HostPlannerCostsOp : public PlannerCostsOp<HostIndexReader> {
  public:
   using PlannerCostsOp::PlannerCostsOp;
 
  private:
-  static constexpr int64_t kQueries = 32;
-
   PlannerCosts Measure(const HostIndexReader& index,
                        int64_t dim) const override {
     const RowTables& tables = index.tables();
@@ -59,23 +69,39 @@ class HostPlannerCostsOp : public PlannerCostsOp<HostIndexReader> {
     input.items = tables.items;
     input.num_rows = index.state().num_rows();
     input.dim = dim;
-    // What the queries are does not change what they cost.
-    std::vector<float> queries(kQueries * dim);
-    std::minstd_rand random(1);
-    std::uniform_real_distribution<float> values(-1.0f, 1.0f);
-    for (float& value : queries) value = values(random);
+    const std::vector<float> queries = RandomQueries(dim);
     input.queries = queries.data();
     input.num_queries = kQueries;
     CodeSide code;
     std::vector<float> samples;
     if (code_attrs().has_codes()) {
-      samples = code_attrs().Project(queries.data(), kQueries);
+      samples = code_attrs().Project(queries.data(), kQueries, dim);
       code.samples = samples.data();
       code.codes = tables.codes;
       code.words = tables.code_words;
       code.scoring = code_attrs().scoring();
     }
     return MeasurePlannerCosts(input, code);
+  }
+};
+
+class HostSimilarityCostsOp : public SimilarityCostsOp<HostIndexReader> {
+ public:
+  using SimilarityCostsOp::SimilarityCostsOp;
+
+ private:
+  SimilarityCosts Measure(const HostIndexReader& index,
+                          const Similarity& similarity) const override {
+    const RowTables& tables = index.tables();
+    const std::vector<float> queries =
+        RandomQueries(similarity.shape.query_dim());
+    KnnInput input;
+    input.items = tables.items;
+    input.num_rows = index.state().num_rows();
+    input.dim = tables.dim;
+    input.queries = queries.data();
+    input.num_queries = kQueries;
+    return MeasureSimilarityCosts(similarity, input);
   }
 };
 
@@ -97,6 +123,9 @@ REGISTER_KERNEL_BUILDER(
 REGISTER_KERNEL_BUILDER(
     Name("Lintf>PlannerCosts").Device(tensorflow::DEVICE_CPU),
     HostPlannerCostsOp);
+REGISTER_KERNEL_BUILDER(
+    Name("Lintf>SimilarityCosts").Device(tensorflow::DEVICE_CPU),
+    HostSimilarityCostsOp);
 
 }  // namespace
 }  // namespace lintf

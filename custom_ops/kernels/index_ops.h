@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of custom_ops/ops/index_ops.cc have in common on all
-// devices.
+// What the kernels of custom_ops/ops/index_ops.cc, and Lintf>SimilarityCosts,
+// have in common on all devices.
 #ifndef LINTF_CUSTOM_OPS_KERNELS_INDEX_OPS_H_
 #define LINTF_CUSTOM_OPS_KERNELS_INDEX_OPS_H_
 
@@ -16,10 +16,12 @@
 #include "custom_ops/core/planner.h"
 #include "custom_ops/core/retrieval.h"
 #include "custom_ops/core/sign_oporp.h"
+#include "custom_ops/core/similarity.h"
 #include "custom_ops/kernels/code_attrs.h"
 #include "custom_ops/kernels/index_resource.h"
 #include "custom_ops/kernels/index_variables.h"
 #include "custom_ops/kernels/kernel_checks.h"
+#include "custom_ops/kernels/similarity_attrs.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_handle.h"
 #include "tensorflow/core/framework/resource_mgr.h"
@@ -284,10 +286,10 @@ class PlannerCostsOp : public tensorflow::OpKernel {
     Reader index;
     OP_REQUIRES_OK(ctx, index.Open(ctx, Reader::Parts::kItems));
     const RowTables& tables = index.tables();
-    const bool has_codes = code_attrs_.has_codes();
-    const int64_t dim = has_codes ? code_attrs_.dim() : tables.dim;
-    if (has_codes) {
-      OP_REQUIRES_OK(ctx, code_attrs_.Check(tables.code_words, dim));
+    const bool has_items = tables.items.data != nullptr;
+    const int64_t dim = has_items ? tables.dim : code_attrs_.dim();
+    if (code_attrs_.has_codes()) {
+      OP_REQUIRES_OK(ctx, code_attrs_.CheckRows(tables.code_words, dim));
     }
     const std::vector<float> costs = Measure(index, dim).ToList();
     tensorflow::Tensor* output;
@@ -305,6 +307,36 @@ class PlannerCostsOp : public tensorflow::OpKernel {
   virtual PlannerCosts Measure(const Reader& index, int64_t dim) const = 0;
 
   CodeAttrs code_attrs_;
+};
+
+// Lintf>SimilarityCosts of variables that a `Reader` reads.
+template <typename Reader>
+class SimilarityCostsOp : public tensorflow::OpKernel {
+ public:
+  explicit SimilarityCostsOp(tensorflow::OpKernelConstruction* ctx)
+      : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, similarity_.Init(ctx));
+  }
+
+  void Compute(tensorflow::OpKernelContext* ctx) override {
+    Similarity similarity;
+    OP_REQUIRES_OK(ctx, similarity_.Read(ctx, &similarity));
+    Reader index;
+    OP_REQUIRES_OK(ctx, index.Open(ctx, Reader::Parts::kItems));
+    OP_REQUIRES_OK(ctx, similarity_.CheckItems(index.tables()));
+    const std::vector<float> costs = Measure(index, similarity).ToList();
+    tensorflow::Tensor* output;
+    OP_REQUIRES_OK(
+        ctx,
+        AllocateOutput(ctx, 0, {static_cast<int64_t>(costs.size())}, &output));
+    std::copy(costs.begin(), costs.end(), output->flat<float>().data());
+  }
+
+ private:
+  virtual SimilarityCosts Measure(const Reader& index,
+                                  const Similarity& similarity) const = 0;
+
+  SimilarityAttrs similarity_;
 };
 
 }  // namespace lintf

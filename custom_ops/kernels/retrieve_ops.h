@@ -114,7 +114,8 @@ class RetrieveOp : public tensorflow::OpKernel {
     if (code_attrs_.has_codes() && !similarity_.has_value() &&
         algorithm_ != Algorithm::kMasked &&
         algorithm_ != Algorithm::kPrefiltered) {
-      batch->samples = code_attrs_.Project(input.knn.queries, count);
+      batch->samples =
+          code_attrs_.Project(input.knn.queries, count, input.knn.dim);
       input.code.samples = batch->samples.data();
       input.code.scoring = code_attrs_.scoring();
       input.code.shortlist = shortlist_;
@@ -213,15 +214,14 @@ class RetrieveOp : public tensorflow::OpKernel {
     // Of the averaged query's components, which are what is coded of rows.
     const SimilarityShape& shape = similarity_->shape();
     const int64_t count = input.knn.num_queries;
-    const int64_t coded = shape.components_dim();
-    std::vector<float> averaged(shape.item_dim());
-    std::vector<float> components(count * coded);
+    const int64_t dim = shape.item_dim();
+    std::vector<float> averaged(count * dim);
     for (int64_t i = 0; i < count; ++i) {
       AveragedQuery(batch->similarity,
-                    input.knn.queries + i * shape.query_dim(), averaged.data());
-      std::copy_n(averaged.data(), coded, components.data() + i * coded);
+                    input.knn.queries + i * shape.query_dim(),
+                    averaged.data() + i * dim);
     }
-    batch->samples = code_attrs_.Project(components.data(), count);
+    batch->samples = code_attrs_.Project(averaged.data(), count, dim);
     input.code.samples = batch->samples.data();
     input.code.scoring = code_attrs_.scoring();
     return absl::OkStatus();
@@ -231,17 +231,7 @@ class RetrieveOp : public tensorflow::OpKernel {
   absl::Status CheckLearned(const RowTables& tables,
                             const tensorflow::Tensor& queries) const {
     const SimilarityShape& shape = similarity_->shape();
-    if (tables.items.data == nullptr) {
-      return absl::InvalidArgumentError(
-          "`embeddings` must be given for a learned similarity, which is made "
-          "of them, got codes alone");
-    }
-    if (tables.dim != shape.item_dim()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "`embeddings` must have shape [capacity, ", shape.item_dim(),
-          "], the item vectors of the similarity, got [capacity, ", tables.dim,
-          "]"));
-    }
+    TF_RETURN_IF_ERROR(similarity_->CheckItems(tables));
     if (queries.dim_size(1) != shape.query_dim()) {
       return absl::InvalidArgumentError(
           absl::StrCat("`queries` must have shape [batch, ", shape.query_dim(),

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/row_tables.h"
 #include "custom_ops/core/similarity.h"
 #include "custom_ops/core/vectors.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -46,6 +47,20 @@ class SimilarityAttrs {
   }
 
   const SimilarityShape& shape() const { return shape_; }
+
+  // The rows must be item vectors of the similarity.
+  absl::Status CheckItems(const RowTables& tables) const {
+    if (tables.items.data == nullptr) {
+      return absl::InvalidArgumentError(
+          "`embeddings` must be given for a learned similarity, which is made "
+          "of them, got codes alone");
+    }
+    if (tables.dim == shape_.item_dim()) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        "`embeddings` must have shape [capacity, ", shape_.item_dim(),
+        "], the item vectors of the similarity, got [capacity, ", tables.dim,
+        "]"));
+  }
 
   // Checks the input `weights`, and makes the similarity of them, which it
   // points to.

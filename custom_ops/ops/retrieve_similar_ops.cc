@@ -237,5 +237,69 @@ similarity_costs: constants of the cost model of scoring, from
   `Lintf>SimilarityCosts`; empty for those that are compiled in.
 )doc");
 
+REGISTER_OP("Lintf>SimilarityCosts")
+    .Input("index: resource")
+    .Input("ids: resource")
+    .Input("embeddings: resource")
+    .Input("num_rows: resource")
+    .Input("scales: num_scales * resource")
+    .Input("codes: num_codes * resource")
+    .Input("weights: num_weights * float")
+    .Output("costs: float")
+    .Attr("num_scales: int >= 0 = 0")
+    .Attr("num_codes: int >= 0 = 0")
+    .Attr("num_weights: int >= 0 = 0")
+    .Attr("query_components: int >= 1 = 1")
+    .Attr("item_components: int >= 1 = 1")
+    .Attr("component_dim: int >= 1")
+    .Attr(
+        "component: {'inner_product', 'weighted', 'hadamard'} = "
+        "'inner_product'")
+    .Attr("hidden: int >= 0 = 0")
+    .Attr("temperature: float = 1.0")
+    .Attr(
+        "gate: {'none', 'softmax', 'silu_softmax', 'relu', 'sigmoid'} = "
+        "'none'")
+    .Attr("gate_hidden: int >= 0 = 0")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      Dims dims;
+      TF_RETURN_IF_ERROR(GetDims(c, &dims));
+      int num_weights;
+      TF_RETURN_IF_ERROR(c->GetAttr("num_weights", &num_weights));
+      const int first = c->num_inputs() - num_weights;
+      TF_RETURN_IF_ERROR(CheckHandles(c, 0, first));
+      TF_RETURN_IF_ERROR(CheckWeights(c, first, dims));
+      c->set_output(0, c->UnknownShapeOfRank(1));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Measures what scoring by a learned similarity costs on this machine, for the
+`similarity_costs` of `Lintf>RetrieveSimilar`.
+
+Times searches on one thread over the first rows of the index, for about a
+second. The result differs from run to run. On a GPU, whose searches need no
+costs, it is what is compiled in for the CPU.
+
+index: handle from `Lintf>IndexHandle`.
+ids: as in `Lintf>RetrieveSimilar`, and so are the others.
+embeddings: as there.
+num_rows: as there.
+scales: as there.
+codes: as there.
+weights: as there.
+costs: nanoseconds; `[4]`: for each number of a row; for each multiply-add of a
+  score; for each exponential; and the share of rows, 0 to 1, whose full score
+  `bounded` computes.
+query_components: as there.
+item_components: as there.
+component_dim: as there.
+component: as there.
+hidden: as there.
+temperature: as there.
+gate: as there.
+gate_hidden: as there.
+)doc");
+
 }  // namespace
 }  // namespace lintf

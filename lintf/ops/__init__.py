@@ -19,7 +19,11 @@ from lintf.ops.index import (
 from lintf.ops.knn import Neighbors, masked_knn, prefiltered_knn
 from lintf.ops.lookup import LookedUp, lookup
 from lintf.ops.retrieve import Retrieved, retrieve
-from lintf.ops.retrieve_similar import RetrievedSimilar, retrieve_similar
+from lintf.ops.retrieve_similar import (
+    RetrievedSimilar,
+    retrieve_similar,
+    similarity_costs,
+)
 from lintf.ops.update import LogPosition, Updated, log_offsets, update
 from lintf.ops.update_check import check_update
 
@@ -49,5 +53,6 @@ __all__ = [
     "retrieve_similar",
     "sign_oporp",
     "sign_oporp_signs",
+    "similarity_costs",
     "update",
 ]

@@ -38,6 +38,7 @@ _OPS = (
     "Lintf>RetrieveSimilar",
     "Lintf>SearchCounts",
     "Lintf>SignOporp",
+    "Lintf>SimilarityCosts",
     "Lintf>Update",
 )
 _HOW_TO_BUILD = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tensorflow as tf
 
 from lintf.ops import library
-from lintf.ops.index import code_attrs, handle_of
+from lintf.ops.index import code_attrs, handle_of, planner_costs
 from lintf.ops.retrieve import missing_attr
 
 if TYPE_CHECKING:
@@ -170,6 +170,69 @@ def retrieve_similar(
         found.num_scored,
         list(found.values),
     )
+
+
+def similarity_costs(
+    resource: Any,
+    ids: Any,
+    embeddings: Any,
+    num_rows: Any,
+    *,
+    spec: SimilaritySpec,
+    weights: Sequence[Any] = (),
+    scales: Any = None,
+    codes: Any = None,
+    quantization: Quantization | None = None,
+    name: str | None = None,
+) -> tf.Tensor:
+    """Measures what searches cost on this machine, for "auto".
+
+    Takes about two seconds on one thread. The result differs from run to run.
+    Of an index on a GPU it is what is compiled in for the CPU.
+
+    Args:
+        resource: As in `retrieve_similar`, and so are the others.
+        ids: As there.
+        embeddings: As there.
+        num_rows: As there.
+        spec: As there.
+        weights: As there.
+        scales: As there.
+        codes: As there.
+        quantization: As there.
+        name: Of the operation.
+
+    Returns:
+        `[9]` float32: `planner_costs`, of what selects candidates; then
+        nanoseconds for each number of a row, each multiply-add of a score and
+        each exponential, and the share of rows whose full score "bounded"
+        computes.
+
+    Raises:
+        ValueError: As `retrieve_similar`.
+    """
+    of_candidates = planner_costs(
+        resource,
+        ids,
+        embeddings,
+        num_rows,
+        scales=scales,
+        codes=codes,
+        quantization=quantization,
+        dim=spec.components_dim,
+    )
+    of_scores = _ops.lintf_similarity_costs(
+        handle_of(resource),
+        handle_of(ids),
+        handle_of(embeddings),
+        handle_of(num_rows),
+        [] if scales is None else [handle_of(scales)],
+        [] if codes is None else [handle_of(codes)],
+        [tf.convert_to_tensor(w, tf.float32) for w in weights],
+        name=name,
+        **spec.to_dict(),
+    )
+    return tf.concat([of_candidates, of_scores], 0)
 
 
 def _code_attrs(

@@ -242,6 +242,28 @@ def test_searches_are_counted_by_algorithm():
     assert counts(False).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("spec", [SPECS[1], MOL], ids=str)
+def test_measured_costs_are_taken(spec):
+    index = Learned(spec)
+    variables = {n: v for n, v in index.variables.items() if n != "columns"}
+    coded = index.codes is not None
+    costs = ops.similarity_costs(
+        **variables,
+        spec=spec,
+        weights=list(index.weights.values()),
+        codes=index.codes,
+        quantization=CODES if coded else None,
+    ).numpy()
+    assert costs.shape == (9,)
+    assert (costs > 0).all() and costs[8] <= 1
+    found = index.search(
+        index.queries, [""] * 6, algorithm="auto", costs=costs.tolist()
+    )
+    assert (found.num_results.numpy() == K).all()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="costs"):
+        index.search(index.queries, [""] * 6, costs=costs.tolist()[:7])
+
+
 @pytest.mark.parametrize("gate", ["relu", "sigmoid"])
 def test_bounded_needs_a_convex_gate(gate):
     index = Learned(dataclasses.replace(MOL, gate=gate))
