@@ -124,7 +124,8 @@ def fine_tune(
     optimizer = tf.keras.optimizers.Adam(learning_rate)
     optimizer.build(variables)
     step = tf.function(
-        lambda *batch: _step(towers.query, index, optimizer, variables, batch)
+        lambda *batch: _step(towers.query, index, optimizer, variables, batch),
+        autograph=False,
     )
     writer = tf.summary.create_file_writer(str(logs))
     count = 0
