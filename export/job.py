@@ -444,6 +444,19 @@ def _planner_costs(index: AnyIndex, plans: Mapping[str, Plan]) -> list[float]:
     ):
         return []
     _say("Measuring what searches cost on this machine")
+    if shard.schema.similarity is not None:
+        costs = ops.similarity_costs(
+            shard.resource,
+            shard.ids,
+            shard.embeddings,
+            shard.num_rows,
+            spec=shard.schema.similarity,
+            weights=index.similarity_weights,
+            scales=shard.scales,
+            codes=shard.codes,
+            quantization=shard.schema.quantization,
+        )
+        return [float(cost) for cost in costs.numpy()]
     costs = ops.planner_costs(
         shard.resource,
         shard.ids,
