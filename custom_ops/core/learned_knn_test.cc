@@ -412,10 +412,9 @@ std::vector<int64_t> BestOf(const SimilarityCase& c, const Request& request,
 }
 
 // Two-stage search scores just the candidates that retrieval.h promises.
-void TwoStageScoresItsCandidates() {
-  SimilarityCase c(
-      ShapeOf(PairSimilarity::kWeighted, Gate::kSigmoid, 3, 2, 16, 8), 3, 700,
-      41);
+void TwoStageScoresItsCandidates(PairSimilarity component, ElementType type) {
+  SimilarityCase c(ShapeOf(component, Gate::kSigmoid, 3, 2, 16, 8), 3, 700, 41,
+                   type);
   const int64_t k = 10;
   Request request(c, k);
   UseMasks(c, &request);
@@ -577,7 +576,13 @@ int main() {
   lintf::ExtremesAreTheReferences();
   lintf::BoundedLeavesRowsOut();
   lintf::BoundedIsExactOnTightBounds();
-  lintf::TwoStageScoresItsCandidates();
+  for (int type = 0; type < lintf::kNumElementTypes; ++type) {
+    lintf::TwoStageScoresItsCandidates(
+        type == 0   ? lintf::PairSimilarity::kWeighted
+        : type == 1 ? lintf::PairSimilarity::kHadamard
+                    : lintf::PairSimilarity::kInnerProduct,
+        static_cast<lintf::ElementType>(type));
+  }
   lintf::TwoStageWithRoomForAllIsExact();
   lintf::AutoDependsOnTheQueryAlone();
   lintf::CostsAreMeasured();

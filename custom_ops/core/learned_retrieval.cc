@@ -8,6 +8,7 @@
 
 #include "custom_ops/core/learned_knn.h"
 #include "custom_ops/core/list_masks.h"
+#include "custom_ops/core/pair_knn.h"
 #include "custom_ops/core/query_subset.h"
 #include "custom_ops/core/stored_masks.h"
 
@@ -57,10 +58,12 @@ class CandidateLists {
   // What a query takes: proxies, what each of them finds, and the list.
   int64_t bytes_a_query() const {
     constexpr int64_t kRowBytes = sizeof(int64_t) + sizeof(float);
-    const int64_t proxies =
-        input_.candidates == Candidates::kComponents ? shape_.pairs() : 1;
+    const bool by_components = input_.candidates == Candidates::kComponents;
+    const int64_t proxies = by_components ? shape_.pairs() + 1 : 1;
+    const int64_t found =
+        by_components ? proxies * std::max(of_pair_, input_.knn.k) : stride_;
     return proxies * shape_.item_dim() * static_cast<int64_t>(sizeof(float)) +
-           stride_ * (kRowBytes + static_cast<int64_t>(sizeof(int64_t)));
+           found * kRowBytes + stride_ * static_cast<int64_t>(sizeof(int64_t));
   }
 
   void Select(int64_t first_query, int64_t num_queries) {
@@ -71,8 +74,12 @@ class CandidateLists {
         AddAveraged(first_query, num_queries, budget_);
         break;
       case Candidates::kComponents:
-        AddAveraged(first_query, num_queries, input_.knn.k);
-        AddComponents(first_query, num_queries);
+        if (input_.knn.items.type == ElementType::kInt8) {
+          AddAveraged(first_query, num_queries, input_.knn.k);
+          AddComponents(first_query, num_queries);
+        } else {
+          AddInOnePass(first_query, num_queries);
+        }
         break;
       case Candidates::kCodes:
         SelectByCodes(first_query, num_queries);
@@ -145,6 +152,34 @@ class CandidateLists {
                 proxies.data() + i * dim);
     }
     AddBest(proxies, first_query, num_queries, pairs, of_pair_);
+  }
+
+  // The same as AddAveraged and AddComponents.
+  void AddInOnePass(int64_t first_query, int64_t num_queries) {
+    const int64_t pairs = shape_.pairs();
+    KnnInput knn = input_.knn;
+    knn.queries = Query(first_query);
+    knn.num_queries = num_queries;
+    knn.k = std::max(input_.knn.k, of_pair_);
+    const int64_t proxies = num_queries * (pairs + 1);
+    std::vector<float> scores(proxies * knn.k);
+    std::vector<int64_t> rows(proxies * knn.k);
+    std::vector<int32_t> counts(proxies);
+    KnnOutput output;
+    output.scores = scores.data();
+    output.rows = rows.data();
+    output.counts = counts.data();
+    PairKnn(*input_.similarity, knn, batch_.masks,
+            batch_.mask_of_query + first_query, batch_.parallel, output);
+    for (int64_t i = 0; i < proxies; ++i) {
+      const bool is_averaged = i % (pairs + 1) == pairs;
+      const int64_t b = i / (pairs + 1);
+      const int64_t count =
+          std::min<int64_t>(counts[i], is_averaged ? input_.knn.k : of_pair_);
+      std::copy_n(rows.data() + i * knn.k, count,
+                  rows_.data() + b * stride_ + counts_[b]);
+      counts_[b] += count;
+    }
   }
 
   void SelectByCodes(int64_t first_query, int64_t num_queries) {

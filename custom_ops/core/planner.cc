@@ -95,6 +95,13 @@ float GateCost(const SimilarityCosts& costs, const SimilarityShape& shape) {
          costs.activation * NumActivations(shape);
 }
 
+// Scoring a row by each pair's proxy and the averaged query.
+float PairsCost(const SimilarityCosts& costs, const SimilarityShape& shape) {
+  return costs.load * static_cast<float>(shape.item_dim()) +
+         costs.fma * static_cast<float>(shape.pairs() * shape.component_dim +
+                                        shape.components_dim());
+}
+
 // Scanning codes for one query. Blocks in which no row passes are skipped.
 float ScanCost(const PlannerCosts& costs, const QueryShape& shape) {
   const float scanned =
@@ -203,26 +210,19 @@ Algorithm ChooseSimilar(const PlannerCosts& costs,
   const int64_t budget = std::max(shape.budget, shape.k);
   if (shape.query.passing <= budget) return best;
   float select = 0.0f;
-  float queries = 1.0f;
   switch (shape.candidates) {
+    case Candidates::kAveraged:
+      select =
+          passing *
+          (fetch + dim * (costs.knn.row_lanes_row + costs.knn.row_lanes_query));
+      break;
+    case Candidates::kComponents:
+      // All logits, and the averaged query beside them.
+      select = passing * (fetch + PairsCost(similarity_costs, similarity));
+      break;
     case Candidates::kCodes:
       select = ScanCost(costs, shape.query);
       break;
-    case Candidates::kComponents:
-      queries += pairs;
-      [[fallthrough]];
-    case Candidates::kAveraged: {
-      // Of the two layouts, the cheaper one.
-      const float lanes = static_cast<float>(ActiveKnnKernels().lanes);
-      const float own =
-          costs.knn.row_lanes_row *
-              std::ceil(queries / static_cast<float>(kMaxSharedQueries)) +
-          costs.knn.row_lanes_query * queries;
-      const float shared =
-          costs.knn.query_lanes_vector * std::ceil(queries / lanes);
-      select = passing * (fetch + dim * std::min(own, shared));
-      break;
-    }
   }
   const float two_stage =
       select + static_cast<float>(budget) * (costs.gather_row + logits + gate);
