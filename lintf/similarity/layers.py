@@ -233,6 +233,7 @@ class MixtureOfLogits(LearnedSimilarity):
         query_components: int = 4,
         item_components: int = 2,
         component_dim: int = 32,
+        query_gate_width: int | None = None,
         query_extra: Sequence[int] = (),
         item_extra: Sequence[int] = (),
         component: str = "inner_product",
@@ -258,6 +259,8 @@ class MixtureOfLogits(LearnedSimilarity):
           query_components: projections of the query's embedding.
           item_components: projections of the item's.
           component_dim: numbers a component.
+          query_gate_width: how many of the embedding's first numbers A sees;
+            by default all.
           query_extra: widths of the query's extra features; each is one
             component more.
           item_extra: of the item's.
@@ -326,8 +329,19 @@ class MixtureOfLogits(LearnedSimilarity):
             make.linear(f"item_extra_{n}", width, component_dim)
             for n, width in enumerate(item_extra)
         )
+        self._query_gate_width = (
+            query_width if query_gate_width is None else query_gate_width
+        )
+        if not 1 <= self._query_gate_width <= query_width:
+            raise ValueError(
+                f"`query_gate_width` must be from 1 to {query_width}, got "
+                f"{query_gate_width}"
+            )
         self._gate_a = make.mlp(
-            "gate_a", query_width + sum(query_extra), side_gate_hidden, pairs
+            "gate_a",
+            self._query_gate_width + sum(query_extra),
+            side_gate_hidden,
+            pairs,
         )
         self._gate_b = make.mlp(
             "gate_b", item_width + sum(item_extra), side_gate_hidden, pairs
@@ -352,8 +366,8 @@ class MixtureOfLogits(LearnedSimilarity):
             self._query(embedding),
             *(f(x) for f, x in zip(self._query_extra, extra, strict=True)),
         ]
-        gate = self._gate_a(tf.concat([embedding, *extra], axis=-1))
-        return self._vector(projected, gate)
+        seen = [embedding[:, : self._query_gate_width], *extra]
+        return self._vector(projected, self._gate_a(tf.concat(seen, axis=-1)))
 
     def item_side(
         self, embedding: Any, extra: Sequence[Any] = (), training: bool = False

@@ -132,7 +132,7 @@ def fine_tune(
     for epoch in range(epochs):
         total = 0.0
         # Other orders than those of the training before.
-        for batch in batches.dataset(config.epochs + epoch):
+        for batch in batches.dataset(config.num_epochs + epoch):
             if count % _REFRESH_STEPS == 0:
                 index.refresh()
             total += float(step(*batch))

@@ -76,6 +76,7 @@ class LearnedQueryTower(Tower):
         super().__init__(similarity.spec.query_dim, name="query_tower")
         self._base = base
         self._similarity = similarity
+        self._is_mixture = options is not None
         self._num_newest = options.newest_components if options else 0
         self._has_user = options.user_component if options else False
         self._clusters = clusters
@@ -95,8 +96,13 @@ class LearnedQueryTower(Tower):
     ) -> tf.Tensor:
         """Makes query vectors."""
         parts = self._base.parts(features, training)
+        vector = parts.vector
+        if self._is_mixture:
+            # Components that are projections of the vector alone would be
+            # of no higher rank together than it is.
+            vector = tf.concat([vector, parts.inputs], axis=1)
         return self._similarity.query_side(
-            parts.vector, self._extra(parts), training=training
+            vector, self._extra(parts), training=training
         )
 
     def _extra(self, parts: QueryParts) -> list[tf.Tensor]:
@@ -200,7 +206,9 @@ def learned_towers(
     options = None
     if config.similarity == "mixture_of_logits":
         options = config.mixture
-    similarity = _similarity(config, item_tower.num_traits)
+    similarity = _similarity(
+        config, query_tower.num_inputs, item_tower.num_traits
+    )
     return TrainedTowers(
         LearnedQueryTower(query_tower, similarity, options, clusters),
         LearnedItemTower(item_tower, similarity, options, clusters, residual),
@@ -209,7 +217,9 @@ def learned_towers(
     )
 
 
-def _similarity(config: TowerConfig, num_traits: int) -> LearnedSimilarity:
+def _similarity(
+    config: TowerConfig, num_inputs: int, num_traits: int
+) -> LearnedSimilarity:
     width = config.dim - 1
     seed = similarity_seed(config)
     of_clusters = [width] if config.clusters.count else []
@@ -228,8 +238,9 @@ def _similarity(config: TowerConfig, num_traits: int) -> LearnedSimilarity:
     user = shape.pop("user_component")
     traits = shape.pop("traits_component")
     return MixtureOfLogits(
-        width,
+        width + num_inputs,
         config.dim,
+        query_gate_width=width,
         query_extra=[*[width] * (newest + user), *of_clusters],
         item_extra=[*([num_traits] if traits else []), *of_clusters],
         seed=seed,

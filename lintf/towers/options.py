@@ -31,7 +31,8 @@ class MixtureOptions:
     The defaults were chosen on the validation items of MovieLens-100K.
 
     Attributes:
-        query_components: Projections of the query tower's embedding.
+        query_components: Projections of the query tower's embedding and of
+            what that is made from.
         item_components: Projections of the item tower's.
         newest_components: The newest items of the history, each a query
             component of its own.
@@ -56,21 +57,21 @@ class MixtureOptions:
     """
 
     query_components: int = 4
-    item_components: int = 2
+    item_components: int = 1
     newest_components: int = 0
     user_component: bool = False
     traits_component: bool = False
     component_dim: int = 64
     component: str = "inner_product"
     hidden: int = 0
-    temperature: float = 0.1
+    temperature: float = 0.07
     gate: str = "softmax"
-    gate_hidden: int = 0
+    gate_hidden: int = 16
     side_gate_hidden: int = 32
     projection: str = "linear"
     projection_hidden: int = 128
     item_dropout: float = 0.0
-    gate_dropout: float = 0.2
+    gate_dropout: float = 0.0
     component_dropout: float = 0.0
     balance_weight: float = 0.0
 

@@ -151,7 +151,7 @@ def train(
     steps = len(examples) // batch_size
     optimizer = tf.keras.optimizers.AdamW(
         tf.keras.optimizers.schedules.CosineDecay(
-            config.learning_rate, max(1, steps * config.epochs)
+            config.learning_rate, max(1, steps * config.num_epochs)
         ),
         weight_decay=config.weight_decay,
     )
@@ -189,7 +189,7 @@ def train(
             f"{manager.latest_checkpoint}",
             flush=True,
         )
-    if int(finished) < config.epochs:
+    if int(finished) < config.num_epochs:
         _fit(
             model,
             Epochs(examples, config, batch_size),
@@ -221,6 +221,7 @@ def _towers(
             similarity="dot",
             clusters=ClusterOptions(),
             epochs=config.clusters.pretrain_epochs,
+            learning_rate=None,
             negatives=dataclasses.replace(config.negatives, hard_epochs=0),
         ),
         data,
@@ -264,7 +265,7 @@ class Epochs:
     def __init__(self, examples: Examples, config: TowerConfig, batch: int):
         self.steps = len(examples) // batch
         self.examples_per_epoch = self.steps * batch
-        self.num_epochs = config.epochs
+        self.num_epochs = config.num_epochs
         self.hard_epochs = config.negatives.hard_epochs
         self._examples = examples
         self._config = config
