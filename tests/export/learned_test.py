@@ -17,7 +17,7 @@ from lintf.ingest.file_log_writer import FileLogWriter
 from lintf.similarity import reference, saved
 from lintf.similarity.spec import SimilaritySpec
 from tests.export import live
-from tests.similarity.scoring_test import drawn
+from tests.references.similarities import drawn
 
 ROWS, K = 60, 5
 SPEC = SimilaritySpec(2, 2, 8, gate="softmax", gate_hidden=3)

@@ -20,7 +20,7 @@ from lintf.serving.changes import Change
 from lintf.similarity import reference, rounding
 from lintf.similarity.spec import SimilaritySpec
 from tests.index.live import LiveIndex
-from tests.similarity.scoring_test import drawn
+from tests.references.similarities import drawn
 
 ROWS, K = 90, 6
 SPEC = SimilaritySpec(4, 2, 8, gate="silu_softmax", gate_hidden=5)

@@ -11,7 +11,7 @@ from lintf import ops
 from lintf.index.schema import Attribute, IndexSchema, Quantization
 from lintf.similarity import reference, rounding
 from lintf.similarity.spec import SimilaritySpec
-from tests.similarity.scoring_test import SPECS, drawn
+from tests.references.similarities import SPECS, drawn
 
 ROWS, K = 150, 7
 MOL = SimilaritySpec(4, 2, 16, gate="silu_softmax", gate_hidden=8)

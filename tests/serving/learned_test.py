@@ -13,8 +13,8 @@ from lintf.serving.changes import Change
 from lintf.serving.client import Client
 from lintf.similarity import reference
 from lintf.similarity.spec import SimilaritySpec
+from tests.references.similarities import drawn
 from tests.serving.conftest import publish
-from tests.similarity.scoring_test import drawn
 
 ROWS, K = 80, 5
 SPEC = SimilaritySpec(4, 2, 8, gate="silu_softmax", gate_hidden=5)

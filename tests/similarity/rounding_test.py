@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lintf.similarity import reference, rounding
-from tests.similarity.scoring_test import SPECS, drawn
+from tests.references.similarities import SPECS, drawn
 
 
 def _in_float32(spec, weights, queries, items):
