@@ -60,8 +60,11 @@ struct LoadTileCall {
   // [tile_rows]. Those that are not needed may repeat others.
   const char* const* rows = nullptr;
   const float* scales = nullptr;  // kInt8: [tile_rows]
-  float* row = nullptr;           // scratch of PaddedDim numbers for each lane
-  float* tile = nullptr;          // [PaddedDim, tile_rows]; `dim` are of use
+  // Lines to fetch for each vector of numbers that is transposed: the more, the
+  // less is done with the rows of a tile afterwards.
+  int fetch_lines = 0;
+  float* row = nullptr;   // scratch of PaddedDim numbers for each lane
+  float* tile = nullptr;  // [PaddedDim, tile_rows]; `dim` are of use
 };
 
 struct LearnedKernels {

@@ -70,10 +70,8 @@ struct MultiplyCall {
   RowFetch* fetch = nullptr;
 };
 
-// Lines that are fetched for each block of outputs, and for each kLanes numbers
-// of kLanes rows that are transposed.
+// Lines that are fetched for each block of outputs.
 constexpr int kLinesOfBlock = 16;
-constexpr int kLinesOfTranspose = 4;
 
 template <int kOutputs>
 LINTF_SIMD_ENTRY void MultiplyOutputs(const MultiplyCall& call, int64_t first) {
@@ -182,14 +180,14 @@ LINTF_SIMD_ENTRY void LoadTile(const LoadTileCall& call, RowFetch* fetch) {
         expanded[r] = reinterpret_cast<const char*>(row);
       }
       for (int64_t d = 0; d < padded; d += kLanes) {
-        fetch->Some(kLinesOfTranspose);
+        fetch->Some(call.fetch_lines);
         StoreTransposed(expanded, 4 * d, tile + d * kTileRows);
       }
       continue;
     }
     const int64_t whole = call.dim / kLanes * kLanes;
     for (int64_t d = 0; d < whole; d += kLanes) {
-      fetch->Some(kLinesOfTranspose);
+      fetch->Some(call.fetch_lines);
       StoreTransposed(rows, 4 * d, tile + d * kTileRows);
     }
     if (whole < call.dim) {

@@ -238,7 +238,8 @@ void SearchSlice(const LearnedKnnInput& input, const MaskSource& masks,
   const int64_t k = std::min(input.knn.k, rows);
   const size_t slots = plan.queries.size();
   TileSegment segment(input.knn, masks, plan.runs, segment_begin, segment_end,
-                      max_workers, input.bounded);
+                      max_workers, /*light=*/input.bounded,
+                      /*spread=*/input.bounded);
   Search search;
   search.input = &input;
   search.plan = &plan;

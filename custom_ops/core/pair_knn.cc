@@ -154,7 +154,7 @@ void PairKnn(const Similarity& similarity, const KnnInput& knn,
     for (int64_t begin = 0; begin < knn.num_rows; begin += segment_rows) {
       TileSegment segment(knn, masks, runs, begin,
                           std::min(begin + segment_rows, knn.num_rows), workers,
-                          /*spread=*/false);
+                          /*light=*/true, /*spread=*/false);
       std::vector<std::unique_ptr<TopKCollector>> collectors(workers);
       parallel.run(workers, [&](int64_t task) {
         const ScopedFloatEnvironment environment;

@@ -45,16 +45,17 @@ inline std::vector<MaskRun> MakeMaskRuns(const int32_t* mask_of_query,
 // A segment of the rows, and how it is cut into blocks, in which masks are
 // filled and threads take work. Shared by all threads.
 struct TileSegment {
-  // `spread`: smaller blocks, first every kStride-th one, then those after
-  // them, and so on.
+  // `light`: rows are mostly done with once they are decoded. `spread`: smaller
+  // blocks, first every kStride-th one, then those after them, and so on.
   TileSegment(const KnnInput& knn, const MaskSource& masks,
               const std::vector<MaskRun>& runs, int64_t begin, int64_t end,
-              int64_t max_workers, bool spread)
+              int64_t max_workers, bool light, bool spread)
       : knn(knn),
         masks(masks),
         runs(runs),
         begin(begin),
         end(end),
+        light(light),
         spread(spread) {
     const int64_t rows = end - begin;
     const int64_t share = (rows + 4 * max_workers - 1) / (4 * max_workers);
@@ -85,6 +86,7 @@ struct TileSegment {
   const std::vector<MaskRun>& runs;
   const int64_t begin;  // rows are numbered from here
   const int64_t end;
+  const bool light;
   const bool spread;
   int64_t block_rows;
   int64_t num_blocks;
@@ -188,6 +190,7 @@ class TileScan {
     load.dim = segment_.knn.dim;
     load.rows = rows;
     load.scales = scales;
+    load.fetch_lines = segment_.light ? kLightLines : 0;
     load.row = row_.data();
     load.tile = columns_.data();
     const int64_t rest = last + 1 - first;
@@ -202,6 +205,9 @@ class TileScan {
     on_tile(segment_.runs[run], tile);
     fetch.Rest();
   }
+
+  // Most of what the next tile takes.
+  static constexpr int kLightLines = 12;
 
   TileSegment& segment_;
   const LearnedKernels& kernels_;
