@@ -52,8 +52,9 @@
 // stored row, by the rounding of these sums: for logits, (component_dim + 3)
 // 2^-24 times the sum of the magnitudes that are added; a weight of the gate
 // inherits the error of its z absolutely, and Exp is off by 1.2e-7 of its
-// value. similarity_test.cc holds the score to 2e-5 of the largest magnitude
-// of the logits for logits and gates of a trained model's size.
+// value. With logits and gates of a trained model's size similarity_test.cc
+// holds a score to 2e-5 (1 + the largest magnitude of the logits), times the
+// number of pairs where weights do not add up to 1 (relu, sigmoid).
 //
 // Order. Higher score first; equal scores by lower row.
 #ifndef LINTF_CUSTOM_OPS_CORE_SIMILARITY_H_
