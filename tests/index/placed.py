@@ -15,7 +15,12 @@ import tensorflow as tf
 
 from lintf import ops
 
-INDEX_OPS = ("Lintf>Retrieve", "Lintf>Update", "Lintf>Lookup")
+INDEX_OPS = (
+    "Lintf>Retrieve",
+    "Lintf>RetrieveSimilar",
+    "Lintf>Update",
+    "Lintf>Lookup",
+)
 
 
 class Session:
@@ -81,7 +86,8 @@ def main(path, num_cpus, soft):
     print(
         json.dumps(
             {
-                "searched": searched["Lintf>Retrieve"],
+                "searched": searched["Lintf>Retrieve"]
+                + searched["Lintf>RetrieveSimilar"],
                 "updated": changed["Lintf>Update"],
                 "looked": changed["Lintf>Lookup"],
                 "before": before["ids"][0].tolist(),

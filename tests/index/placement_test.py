@@ -19,6 +19,7 @@ from lintf.index.schema import IndexSchema
 from lintf.index.served import ServedIndex
 from lintf.index.sharded import ShardedIndex
 from lintf.index.shards import Shards
+from lintf.similarity.spec import SimilaritySpec
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ITEMS = 12
@@ -26,8 +27,11 @@ VECTORS = np.random.default_rng(3).standard_normal((ITEMS, 2))
 CPUS = ("CPU:0", "CPU:1", "CPU:2")
 
 
-def _save(path, devices, **served):
-    index = ShardedIndex(IndexSchema(dim=2), 40, Shards(3, devices))
+def _save(path, devices, similarity=None, **served):
+    schema = IndexSchema(dim=2, similarity=similarity)
+    index = ShardedIndex(schema, 40, Shards(3, devices))
+    if similarity is not None:
+        index.set_similarity_weights({"pair_weights": np.ones([1, 2])})
     index.append(range(ITEMS), VECTORS)
     ServedIndex(index, k=10, **served).save(path)
     return path
@@ -95,8 +99,13 @@ def test_a_session_without_soft_placement_says_which_device_is_missing(on_gpus):
     assert "device:GPU:" in _loaded(on_gpus, 1, False)["error"]
 
 
-def test_batches_search_on_every_device(tmp_path):
-    path = _save(tmp_path / "m", CPUS, batching=Batching())
+@pytest.mark.parametrize(
+    "similarity",
+    # With weights of 1 it is the inner product.
+    [None, SimilaritySpec(component_dim=2, component="weighted")],
+)
+def test_batches_search_on_every_device(tmp_path, similarity):
+    path = _save(tmp_path / "m", CPUS, similarity, batching=Batching())
     loaded = _loaded(path, 3, False)
     _check_answers(loaded)
     assert loaded["searched"] == list(CPUS)

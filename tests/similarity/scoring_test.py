@@ -57,6 +57,20 @@ def test_averaged_queries_are_the_references(spec):
     )
 
 
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_blocks_of_rows_make_no_difference(spec, monkeypatch):
+    weights, queries, items = drawn(spec, items=11)
+    whole = scoring.scores(spec, weights, queries, items)
+    of_one = spec.pairs * max(spec.hidden, 1) + spec.gate_hidden
+    # Three rows, and two in the last one.
+    monkeypatch.setattr(scoring, "_BLOCK_NUMBERS", 3 * 4 * of_one)
+    blocks = tf.function(scoring.scores_in_blocks)(
+        spec, weights, queries, items
+    )
+    assert blocks.shape == (4, 11)
+    np.testing.assert_allclose(blocks, whole, rtol=1e-5, atol=1e-5)
+
+
 def test_unknown_sizes_are_taken_in_a_graph():
     spec = SPECS[3]
     weights, queries, items = drawn(spec)
