@@ -20,6 +20,7 @@
 #include "custom_ops/core/gpu_select.h"
 #include "custom_ops/core/gpu_similarity.h"
 #include "custom_ops/core/gpu_similarity_scan.h"
+#include "custom_ops/core/planner.h"
 
 namespace lintf::gpu {
 namespace {
@@ -102,8 +103,7 @@ class Search {
       candidates_by_ = Candidates::kAveraged;  // of kBounded any will do
     }
     const bool by_components = candidates_by_ == Candidates::kComponents;
-    of_pair_ = std::max<int64_t>(
-        (std::max(input.budget, knn_.k) - knn_.k) / shape_.pairs(), 1);
+    of_pair_ = RowsOfPair(shape_, std::max(input.budget, knn_.k), knn_.k);
     of_pair_ = std::min(of_pair_, rows);
     most_exact_ = by_components ? budget_ : -1;
     most_candidates_ =
