@@ -31,6 +31,8 @@ const char* __tsan_default_suppressions() {
          "race:core/masked_knn.cc\n"
          "race:core/learned_kernels\n"
          "race:core/learned_knn.cc\n"
+         "race:core/pair_knn.cc\n"
+         "race:core/tile_scan.h\n"
          "race:core/code_knn\n";
 }
 
