@@ -163,19 +163,37 @@ class Worker {
     const uint64_t valid = ~uint64_t{0} >> (64 - tile.count);
     uint64_t kept = kernels_.above(bounds, floor) & valid;
     Waiting& waiting = waiting_[slot];
-    if (waiting.count == 0 && __builtin_popcountll(kept) == tile_rows_) {
+    int indices[kMaxTileRows];
+    int found = 0;
+    for (; kept != 0; kept &= kept - 1) {
+      indices[found++] = __builtin_ctzll(kept);
+    }
+    // Where nearly all are kept, moving them takes longer than scoring the
+    // rest.
+    if (4 * found > 3 * tile_rows_) {
       Score(slot, gates, logits_.data(), tile.rows, tile.count, tile.fetch);
       return;
     }
-    for (; kept != 0; kept &= kept - 1) {
-      const int i = __builtin_ctzll(kept);
-      for (int64_t l = 0; l < pairs_; ++l) {
-        const int64_t to = l * tile_rows_ + waiting.count;
-        waiting.logits.data()[to] = logits_.data()[l * tile_rows_ + i];
-        waiting.gates.data()[to] = gates[l * tile_rows_ + i];
+    for (int moved = 0; moved < found;) {
+      const int count = std::min(found - moved, tile_rows_ - waiting.count);
+      Move(logits_.data(), indices + moved, count, waiting.count,
+           waiting.logits.data());
+      Move(gates, indices + moved, count, waiting.count, waiting.gates.data());
+      for (int i = 0; i < count; ++i) {
+        waiting.rows[waiting.count++] = tile.rows[indices[moved + i]];
       }
-      waiting.rows[waiting.count++] = tile.rows[i];
+      moved += count;
       if (waiting.count == tile_rows_) ScoreWaiting(slot, tile.fetch);
+    }
+  }
+
+  // Moves columns of a [pairs, tile_rows] array behind those of another one.
+  void Move(const float* from, const int* indices, int count, int behind,
+            float* to) const {
+    for (int64_t l = 0; l < pairs_; ++l) {
+      const float* const in = from + l * tile_rows_;
+      float* const out = to + l * tile_rows_ + behind;
+      for (int i = 0; i < count; ++i) out[i] = in[indices[i]];
     }
   }
 
