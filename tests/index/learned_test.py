@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from lintf import ops
 from lintf.index import restore
-from lintf.index.index import Index
+from lintf.index.index import Index, code_rows
 from lintf.index.plan import Variant
 from lintf.index.schema import IndexSchema, Quantization, infer_attribute
 from lintf.index.served import Batching, ServedIndex
@@ -231,6 +231,33 @@ def test_updates_are_found_with_their_new_scores(tmp_path):
     stats = live.stats()
     assert (stats["searches_exact"], stats["searches_two_stage"]) == (5, 5)
     assert "searches_masked" not in stats
+
+
+def test_an_update_codes_the_components_alone():
+    data = Data(SPEC)
+    index = data.index(quantization=CODES)
+    update = ServedIndex(index, k=K).signatures()["update_by_embedding"]
+    vector = np.random.default_rng(2).normal(size=[1, SPEC.item_dim])
+    # A gate that would decide every sum.
+    vector[:, SPEC.components_dim :] = 1e6
+    one = tf.constant([-1], tf.int64)
+    status = update(
+        id=tf.constant([107], tf.int64),
+        delete=tf.constant([False]),
+        embedding=tf.constant(vector, tf.float32),
+        attribute_year=tf.constant([1990], tf.int64),
+        log_partition=one,
+        log_previous_offset=one,
+        log_offset=one,
+    )["status"]
+    assert status.numpy().tolist() == [2]
+    rows = code_rows(index.codes.numpy(), ROWS)
+    expected = data.vectors[:, : SPEC.components_dim].copy()
+    expected[7] = vector[0, : SPEC.components_dim]
+    codes = ops.sign_oporp(
+        expected, bins=CODES.bins, repeats=CODES.repeats, seed=CODES.seed
+    )
+    np.testing.assert_array_equal(rows, codes)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
