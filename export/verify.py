@@ -25,7 +25,7 @@ from absl import app, flags
 from export import brute_force, queries, recall, towers, warmup
 from export.brute_force import Table
 from export.config import JobConfig, LogConfig, SavedTower
-from export.items import Items
+from export.items import ItemBatch, Items
 from export.mismatch import MismatchError, expect
 from export.parse import to_dataclass
 from export.publish import read_build
@@ -170,13 +170,17 @@ class Verifier:
         return f"{rows:,} rows"
 
     def _check_updates(self, job: Mapping[str, Any] | None) -> str:
-        features = None
+        features, row = None, 0
         if job is not None and job["item_tower"] is not None:
             tower = towers.load(to_dataclass(SavedTower, job["item_tower"]))
             items = Items(to_dataclass(JobConfig, job["config"]))
             items.take_features(tower.feature_specs)
-            features = next(iter(items.batches(1))).features
-        return check_updates(self._call, self.table, self._defs, features)
+            first = next(iter(items.batches(1)))
+            features = first.features
+            # The first item need not be in the first shard.
+            nothing = [0] * len(self._first_rows)
+            row = int(self._next_rows(self._ids(first), nothing)[0])
+        return check_updates(self._call, self.table, self._defs, features, row)
 
     def _check_items(self, job: Mapping[str, Any]) -> str:
         """Compares everything stored with the items, read again."""
@@ -192,12 +196,10 @@ class Verifier:
         rows = 0
         in_shards = [0] * len(self._first_rows)
         for step, batch in enumerate(items.batches(batch_size)):
-            ids: Any = batch.ids
-            if self.schema.id_dtype == "string":
-                ids = columns.fingerprints(ids)
-            here = self._next_rows(np.asarray(ids, np.int64), in_shards)
+            ids = self._ids(batch)
+            here = self._next_rows(ids, in_shards)
             rows += len(batch)
-            self._same(self.table.ids[here], np.asarray(ids), "id", here)
+            self._same(self.table.ids[here], ids, "id", here)
             for attribute in self.schema.attributes:
                 given = columns.encode(
                     attribute, batch.attributes[attribute.name]
@@ -220,6 +222,13 @@ class Verifier:
             f"the index must hold {rows} items, holds {len(self.table.ids)}",
         )
         return "ids, attributes and embeddings of all items read again"
+
+    def _ids(self, batch: ItemBatch) -> np.ndarray:
+        """The ids of items as the index stores them: `[n]` int64."""
+        ids: Any = batch.ids
+        if self.schema.id_dtype == "string":
+            ids = columns.fingerprints(ids)
+        return np.asarray(ids, np.int64)
 
     def _next_rows(self, ids: np.ndarray, in_shards: list[int]) -> np.ndarray:
         """Where the next items must be.

@@ -55,6 +55,7 @@ def check_updates(
     table: Table,
     definitions: Mapping[str, Any],
     features: Mapping[str, Any] | None,
+    row: int = 0,
 ) -> str:
     """Deletes an item and puts it back.
 
@@ -62,8 +63,9 @@ def check_updates(
         call: Runs a signature, by name, on named arrays.
         table: What the index held before.
         definitions: The SignatureDefs by name.
-        features: The item tower's features of the first item, `[1, ...]`
-            each, if they can be read.
+        features: The item tower's features of the item, `[1, ...]` each, if
+            they can be read.
+        row: Where the item is in the table.
 
     Returns:
         What was checked; "" for an index that takes no updates.
@@ -73,27 +75,34 @@ def check_updates(
     """
     if UPDATE_BY_EMBEDDING not in definitions or not len(table.ids):
         return ""
-    return _Check(call, table, definitions).run(features)
+    return _Check(call, table, definitions, row).run(features)
 
 
 class _Check:
-    """The first item of a loaded index, as it was stored."""
+    """An item of a loaded index, as it was stored."""
 
     def __init__(
-        self, call: Call, table: Table, definitions: Mapping[str, Any]
+        self,
+        call: Call,
+        table: Table,
+        definitions: Mapping[str, Any],
+        row: int,
     ) -> None:
         self._call = call
         self._table = table
+        self._row = row
         self._schema = table.schema
         self._encoder = ChangeEncoder(table.schema, definitions)
-        self._id: Any = int(table.ids[0])
+        self._id: Any = int(table.ids[row])
         if table.texts is not None:
-            self._id = str(table.texts[0])
+            self._id = str(table.texts[row])
         self._vector = np.ones(self._schema.dim, np.float32)
         if table.embeddings is not None:
-            self._vector = table.embeddings[0]
+            self._vector = table.embeddings[row]
         self._attributes = {
-            a.name: columns.decode(a, table.attributes[a.name][:1])[0]
+            a.name: columns.decode(a, table.attributes[a.name][row : row + 1])[
+                0
+            ]
             for a in self._schema.attributes
             if a.decodable
         }
@@ -184,7 +193,8 @@ class _Check:
         for attribute in self._schema.attributes:
             if not attribute.decodable:
                 continue
-            column = self._table.attributes[attribute.name][:1]
+            column = self._table.attributes[attribute.name]
+            column = column[self._row : self._row + 1]
             stored = columns.decode_tensor(
                 attribute, tf.constant(column)
             ).numpy()
@@ -208,7 +218,7 @@ class _Check:
         )
 
     def _check_found(self) -> None:
-        others = brute_force.all_but(self._table, 0)
+        others = brute_force.all_but(self._table, self._row)
         if not others:
             return
         found = self._call(
