@@ -14,6 +14,7 @@ import numpy as np
 
 from export.config import JobConfig
 from export.errors import JobError
+from lintf.similarity import saved
 
 
 class QuerySet(NamedTuple):
@@ -67,13 +68,9 @@ def features_from_file(
         JobError: The file is not such.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = saved.read_arrays(path)
     except (OSError, ValueError) as error:
-        raise JobError(
-            f"retrieve.recall_features: cannot read {path} as a .npz file of "
-            f"unpickled arrays: {error}"
-        ) from error
+        raise JobError(f"retrieve.recall_features: {error}") from error
     missing = sorted(set(specs) - set(arrays))
     if missing:
         raise JobError(
@@ -81,7 +78,20 @@ def features_from_file(
             f"feature of the query tower; missing: {', '.join(missing)}; "
             f"there are: {', '.join(sorted(arrays)) or 'none'}"
         )
-    lengths = {len(np.atleast_1d(arrays[name])) for name in specs}
+    for name, spec in specs.items():
+        found, shape = arrays[name], spec.shape
+        if not shape.is_compatible_with(found.shape):
+            raise JobError(
+                f"retrieve.recall_features: the array {name!r} of {path} must "
+                f"have the shape of the query tower's feature, "
+                f"{shape.as_list()}, got {list(found.shape)}"
+            )
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            raise JobError(
+                f"retrieve.recall_features: the array {name!r} of {path} must "
+                "be finite, got NaN or an infinity"
+            )
+    lengths = {len(arrays[name]) for name in specs}
     if len(lengths) != 1 or lengths == {0}:
         raise JobError(
             f"retrieve.recall_features: the arrays of {path} must have one "

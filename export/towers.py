@@ -152,14 +152,30 @@ class Towers:
     similarity: SavedSimilarity | None = None
 
     def fingerprint(self) -> str:
-        """The same for the same files."""
+        """The same for the same files.
+
+        Raises:
+            JobError: One of them cannot be read.
+        """
         digests = [
-            file_digest(pathlib.Path(t.path)) if t else ""
-            for t in (self.query, self.item)
+            _digest("query", self.query),
+            _digest("item", self.item),
         ]
         if self.similarity is not None:
-            digests.append(file_digest(pathlib.Path(self.similarity.path)))
+            digests.append(_digest("similarity", self.similarity))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _digest(name: str, part: SavedTower | SavedSimilarity | None) -> str:
+    if part is None:
+        return ""
+    try:
+        return file_digest(pathlib.Path(part.path))
+    except OSError as error:
+        raise JobError(
+            f"towers.{name}: `path` must be what can be read, got {part.path}: "
+            f"{error}"
+        ) from error
 
 
 def load(tower: SavedTower) -> LoadedTower:

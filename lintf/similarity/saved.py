@@ -63,22 +63,37 @@ def load(
                 "directory that lintf.similarity.saved.save wrote"
             )
     spec = _spec(folder / _SPEC)
+    arrays = read_arrays(folder / _WEIGHTS)
+    return spec, _checked(spec, arrays, str(folder / _WEIGHTS))
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads a `.npz` file without executing what it may hold.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not one of plain arrays.
+    """
     try:
-        with np.load(folder / _WEIGHTS, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it holds one array, without a name")
+        with file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"cannot read {folder / _WEIGHTS}: expected an .npz of float32 "
-            f"arrays: {error}"
+            f"cannot read {path}: expected an .npz of arrays by name, without "
+            f"Python objects: {error}"
         ) from error
-    return spec, _checked(spec, arrays, str(folder / _WEIGHTS))
 
 
 def _spec(path: pathlib.Path) -> SimilaritySpec:
     known = [field.name for field in dataclasses.fields(SimilaritySpec)]
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(fields, dict) or set(fields) - set(known):
         raise ValueError(

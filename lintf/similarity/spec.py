@@ -30,7 +30,6 @@ paper's Hadamard MLP, whose towers' last layers make f and g.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 COMPONENTS = ("inner_product", "weighted", "hadamard")
@@ -44,6 +43,9 @@ MAX_PAIRS = 64
 MAX_GATE_HIDDEN = 256
 MAX_HIDDEN = 64
 MAX_COMPONENT_DIM = 1024
+# Beyond these float32 has no room for logits.
+LEAST_TEMPERATURE = 1e-30
+MOST_TEMPERATURE = 1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +105,14 @@ class SimilaritySpec:
                     f"got {getattr(self, name)!r}"
                 )
         temperature = self.temperature
-        if not (
-            isinstance(temperature, int | float)
-            and math.isfinite(temperature)
-            and temperature > 0
+        if (
+            not isinstance(temperature, int | float)
+            or isinstance(temperature, bool)
+            or not LEAST_TEMPERATURE <= temperature <= MOST_TEMPERATURE
         ):
             raise ValueError(
-                "similarity: `temperature` must be a positive number, got "
+                "similarity: `temperature` must be a positive number from "
+                f"{LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}, got "
                 f"{temperature!r}"
             )
         if (self.component == "hadamard") != (self.hidden > 0):

@@ -3,17 +3,19 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import build_index, publish, verify
+from export import build_index, publish, queries, verify
 from export.config import load_config
 from export.errors import JobError
 from export.parse import ConfigError
 from lintf import ops
 from lintf.index.schema import IndexSchema
+from lintf.index.shards import shard_of
 from lintf.similarity import reference, saved
 from lintf.similarity.spec import SimilaritySpec
 from tests.export import jobs, learned_jobs
@@ -140,6 +142,16 @@ def test_no_similarity_where_one_is_named(tmp_path):
     (tmp_path / "similarity" / "spec.json").unlink()
     with pytest.raises(JobError, match="towers.similarity: no similarity at"):
         build_index.run(load_config(config), tmp_path / "toys")
+    shutil.rmtree(tmp_path / "similarity")
+    with pytest.raises(JobError, match="towers.similarity: `path` must be"):
+        build_index.run(load_config(config), tmp_path / "toys")
+
+
+def test_raw_updates_in_shards_are_checked(tmp_path):
+    # The job checks what it wrote; its first item is not in the first shard.
+    assert shard_of(np.array([jobs.columns()["key"][0]]), 3).numpy() != [0]
+    config = learned_jobs.write_job(tmp_path, shards=3)
+    assert build_index.run(load_config(config), tmp_path / "toys").name == "1"
 
 
 def test_bounded_searches_of_an_open_gate_are_refused(tmp_path):
@@ -151,6 +163,19 @@ def test_bounded_searches_of_an_open_gate_are_refused(tmp_path):
 
 def test_a_file_of_queries_must_have_the_towers_features(tmp_path):
     config = learned_jobs.write_job(tmp_path)
-    np.savez(tmp_path / "queries.npz", other=np.zeros(3))
-    with pytest.raises(JobError, match="recall_features: .*missing: interest"):
+    features = {"interest": tf.TensorSpec([None, jobs.DIM])}
+    file = tmp_path / "queries.npz"
+    for arrays, message in (
+        ({"other": np.zeros(3)}, "missing: interest"),
+        ({"interest": np.zeros([2, 5])}, r"\[None, 4\], got \[2, 5\]"),
+        ({"interest": np.float32(1)}, r"\[None, 4\], got \[\]"),
+        ({"interest": np.full([2, jobs.DIM], np.nan)}, "must be finite"),
+        ({"interest": np.zeros([0, jobs.DIM])}, "at least one"),
+        ({"interest": np.array([[None] * 4])}, "without Python objects"),
+    ):
+        np.savez(file, **arrays)
+        with pytest.raises(JobError, match=f"recall_features: .*{message}"):
+            queries.features_from_file(str(file), features, 8, 0)
+    file.unlink()
+    with pytest.raises(JobError, match="recall_features: .*No such file"):
         build_index.run(load_config(config), tmp_path / "toys")

@@ -286,3 +286,7 @@ def test_a_broken_directory_is_refused(tmp_path):
     (tmp_path / "weights.npz").write_bytes(content[:40])
     with pytest.raises(ValueError, match="cannot read"):
         saved.load(tmp_path)
+    with (tmp_path / "weights.npz").open("wb") as file:
+        np.save(file, np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match="one array, without a name"):
+        saved.load(tmp_path)
