@@ -5,7 +5,7 @@
 // Rows are scored tile by tile, as many at once as the CPU has lanes; those
 // that pass are gathered first, so that the work is sized by their number.
 //
-// kBounded follows section 3.2 of arXiv 2407.13218: with a convex gate no
+// kBounded follows RAILS (arXiv 2407.15462): with a convex gate no
 // score exceeds the largest logit of its row, and the logits are the smaller
 // part of the work. Where the paper goes over the rows twice, this keeps the
 // k-th best score so far and goes over them once, in an order that spreads the
