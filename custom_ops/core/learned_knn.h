@@ -5,12 +5,12 @@
 // Rows are scored tile by tile, as many at once as the CPU has lanes; those
 // that pass are gathered first, so that the work is sized by their number.
 //
-// kBounded follows RAILS (arXiv 2407.15462): with a convex gate no
-// score exceeds the largest logit of its row, and the logits are the smaller
-// part of the work. Where the paper goes over the rows twice, this keeps the
-// k-th best score so far and goes over them once, in an order that spreads the
-// first blocks over the whole index, so that this score is soon close to the
-// final one. Every row is read once: what changes meanwhile (live_search.h)
+// kBounded follows RAILS (arXiv 2407.15462): with a convex gate no score
+// exceeds the largest logit of its row, and the logits are the smaller part of
+// the work. Where the paper goes over the rows twice, this keeps the k-th best
+// score so far and goes over them once, in an order that spreads the first
+// blocks over the whole index, so that this score is soon close to the final
+// one. Every row is read once: what changes meanwhile (live_search.h)
 // was left out by the very score that is reported.
 #ifndef LINTF_CUSTOM_OPS_CORE_LEARNED_KNN_H_
 #define LINTF_CUSTOM_OPS_CORE_LEARNED_KNN_H_

@@ -146,8 +146,8 @@ class NegativeOptions:
 
     Section 5 of arXiv 2402.13435: in-batch negatives, a share of uniform easy
     ones (best a share of 0.4 to 0.6), and a last stage on the hardest. With
-    `log_q`, 256 and 256 were as good on MovieLens-100K's validation items as the
-    softmax over all films, by one seed.
+    `log_q`, 256 and 256 were as good on the validation items of MovieLens-100K
+    as the softmax over all films, by one seed.
 
     Attributes:
         kind: "all" is the softmax over the whole catalogue; "sampled" takes
