@@ -75,9 +75,10 @@ class ClusterEmbeddings(tf.keras.layers.Layer):
     The table t starts as m and stays it unless `trained` (fixed tables won in
     all cases of the paper). No gradient reaches e or m: clusters are ids.
 
-    Learned clusters (`top`, from the paper's text on learnt clusters): the
-    centres are trained too, and the output is a soft choice of the `top` best
-    by dot product, `sum softmax(<e, m_c>) t_c` over those.
+    Learned clusters (`top`): the centres are trained too, and the output is a
+    soft choice of the `top` best by dot product, `sum softmax(<e, m_c>) t_c`
+    over those. They are in a draft that the paper's LaTeX source keeps as a
+    comment, not in the published text.
 
     Input: `[n, dim]` float32. Output: `[n, dim]` float32.
     """
@@ -162,8 +163,9 @@ class ResidualIdEmbeddings(tf.keras.layers.Layer):
     """What an id adds to its cluster: near zero at first, for known ids only.
 
     Output: `base + t[id]`, and `base` alone for an id that is unknown or had
-    fewer than `least_interactions`. From the paper's text on residual ids:
-    the cluster is the prior, from which engagement moves an id away.
+    fewer than `least_interactions`: the cluster is the prior, from which
+    engagement moves an id away. Like learned clusters they are in the paper's
+    draft alone, which sums both and starts the ids' part close to zero.
 
     Input: ids `[n]` int64 (or string) and base embeddings `[n, dim]`.
     Output: `[n, dim]` float32.

@@ -95,7 +95,8 @@ class LearnedSimilarity(tf.keras.layers.Layer, abc.ABC):
           num_queries: how many queries.
 
         Returns:
-          `[n, pairs]` ones and zeros, for `mix`; None where all are kept.
+          `[n, pairs]`, for `mix`: 0 for what is left out, of the rest what
+          their weights grow by; None where all are kept.
         """
         return None
 

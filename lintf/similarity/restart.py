@@ -5,7 +5,9 @@ Section 5.1 of arXiv 2407.13218 on the Hadamard MLP: neither Glorot's nor He's
 initialisation makes its training stable, so the weights are drawn again if
 the first 100 steps go badly. The paper does not say what "badly" is. Here: the
 mean loss of the last tenth of the steps is not below `(1 - least_gain)` times
-that of the first tenth, or a loss is not finite.
+that of the first tenth, or a loss is not finite. The losses are those of the
+logs: a model that Keras compiled with a loss logs the mean of the epoch so far,
+a TFRS model that of the batch.
 """
 
 from __future__ import annotations
