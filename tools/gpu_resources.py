@@ -3,6 +3,7 @@
 
     tools/gpu_resources.py            writes custom_ops/GPU_RESOURCES.md
     tools/gpu_resources.py --check    fails on spilled registers
+    tools/gpu_resources.py --check --architectures 90    of one alone
 
 Needs nvcc (or NVCC), c++filt and no GPU. Kernels of CUB are not listed.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -81,10 +83,12 @@ def short_name(demangled: str) -> str:
     return name.removeprefix("void ").strip()
 
 
-def _compile(source: pathlib.Path) -> list[Kernel]:
+def _compile(
+    source: pathlib.Path, architectures: Sequence[str]
+) -> list[Kernel]:
     codes = [
         f"-gencode=arch=compute_{number},code=sm_{number}"
-        for number in _ARCHITECTURES
+        for number in architectures
     ]
     result = subprocess.run(
         [
@@ -113,10 +117,13 @@ def _demangle(names: Sequence[str]) -> dict[str, str]:
     return dict(zip(names, text.splitlines(), strict=True))
 
 
-def collect(sources: Sequence[pathlib.Path], jobs: int) -> list[Kernel]:
+def collect(
+    sources: Sequence[pathlib.Path], architectures: Sequence[str], jobs: int
+) -> list[Kernel]:
     """Compiles sources; returns the kernels of namespace lintf, sorted."""
+    compile_one = functools.partial(_compile, architectures=architectures)
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        kernels = [k for part in pool.map(_compile, sources) for k in part]
+        kernels = [k for part in pool.map(compile_one, sources) for k in part]
     demangled = _demangle([kernel.name for kernel in kernels])
     return sorted(
         dataclasses.replace(kernel, name=short_name(demangled[kernel.name]))
@@ -170,13 +177,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--architectures",
+        nargs="+",
+        choices=_ARCHITECTURES,
+        default=_ARCHITECTURES,
+        help="with --check: which to compile for",
+    )
     parser.add_argument("sources", nargs="*", type=pathlib.Path)
     options = parser.parse_args()
+    if not options.check and set(options.architectures) != set(_ARCHITECTURES):
+        parser.error("the table is of all architectures; add --check")
     sources = options.sources or [
         path.relative_to(_ROOT)
         for path in sorted(_ROOT.glob("custom_ops/core/*.cu.cc"))
     ]
-    kernels = collect(sources, options.jobs)
+    kernels = collect(sources, options.architectures, options.jobs)
     bad = [kernel for kernel in kernels if kernel.spilled]
     for kernel in bad:
         print(
