@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import yaml
 from export.parse import ConfigError, to_dataclass
 from lintf.index.plan import (
     LEARNED_ALGORITHMS,
+    PLAIN_ALGORITHMS,
     Algorithm,
     Candidates,
     Plan,
@@ -91,9 +93,10 @@ class FineTuneConfig:
                 raise ValueError(
                     f"`{name}` must be at least 1, got {getattr(self, name)}"
                 )
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(
-                f"`learning_rate` must be positive, got {self.learning_rate:g}"
+                "`learning_rate` must be positive and finite, got "
+                f"{self.learning_rate:g}"
             )
 
 
@@ -416,8 +419,6 @@ class AttributeConfig:
 # Of two-stage searches with a learned similarity.
 _DEFAULT_LEARNED_FLOOR = 0.95
 _DEFAULT_RECALL_QUERIES = 256
-
-_INNER_PRODUCT_ALGORITHMS = ("masked", "prefiltered", "quantized")
 
 # What warm-up and verification ask in one request.
 _LEAST_REQUEST_ROWS = 64
@@ -783,7 +784,7 @@ class JobConfig:
             )
         by_codes = False
         for where, search in self._searches():
-            if search.algorithm in _INNER_PRODUCT_ALGORITHMS:
+            if search.algorithm in PLAIN_ALGORITHMS:
                 raise ConfigError(
                     f"{where}.algorithm: {search.algorithm} searches by the "
                     "inner product, but towers.similarity is a learned one; "
@@ -838,7 +839,7 @@ class JobConfig:
                 raise ConfigError(
                     f"{where}.algorithm: {search.algorithm} needs a learned "
                     "similarity; give towers.similarity, or take auto, "
-                    f"{', '.join(_INNER_PRODUCT_ALGORITHMS)}"
+                    f"{', '.join(PLAIN_ALGORITHMS)}"
                 )
             for name in ("candidates", "budget"):
                 if getattr(search, name) is not None:

@@ -4,6 +4,8 @@
 import dataclasses
 from typing import Any, Literal
 
+from lintf.similarity.spec import SimilaritySpec
+
 SimilarityKind = Literal["dot", "hadamard_mlp", "mixture_of_logits"]
 ClusterMode = Literal["fixed", "trained", "learned"]
 
@@ -84,6 +86,24 @@ class MixtureOptions:
                 "`newest_components` must be at least 0, got "
                 f"{self.newest_components}"
             )
+        if self.gate == "none":
+            raise ValueError(
+                '`gate` must not be "none": a mixture weighs its logits'
+            )
+        # Before the towers that clusters are found by are trained. Clusters
+        # are a component more of each side.
+        SimilaritySpec(
+            self.query_components
+            + self.newest_components
+            + self.user_component,
+            self.item_components + self.traits_component,
+            self.component_dim,
+            self.component,
+            self.hidden,
+            self.temperature,
+            self.gate,
+            self.gate_hidden,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,15 +2,23 @@
 """What goes with a learned similarity in a config, and what does not."""
 
 import copy
+import math
+import typing
 from typing import Any
 
 import pytest
 import yaml
 
-from export.config import FeaturesFile, JobConfig, load_config
+from export.config import (
+    FeaturesFile,
+    JobConfig,
+    SimilarityKind,
+    load_config,
+)
 from export.parse import ConfigError, to_dataclass
 from lintf.index.schema import IndexSchema
 from lintf.similarity.spec import SimilaritySpec
+from lintf.towers import options
 
 RECIPE = """
 name: films
@@ -94,9 +102,20 @@ def test_configs_without_one_are_what_they_were():
     assert "budget" not in identity["retrieve"]
 
 
+def test_recipes_know_the_same_similarities():
+    assert set(typing.get_args(SimilarityKind)) == set(
+        typing.get_args(options.SimilarityKind)
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "changes", "message"),
     [
+        (
+            RECIPE,
+            {"towers__fine_tune": {"learning_rate": math.inf}},
+            "towers.fine_tune: `learning_rate` must be positive and finite",
+        ),
         (
             RECIPE,
             {"towers__similarity": "mol"},

@@ -159,6 +159,10 @@ def test_forgotten_ids_are_those_of_new_films():
         ({"item_ids": False, "item_traits": False}, "tell films apart"),
         ({"negatives": {"easy_share": 1.0}}, r"in \[0, 1\)"),
         ({"negatives": {"hard_epochs": 99}}, "must not exceed `epochs`"),
+        ({"mixture": {"gate": "none"}}, "`gate` must not be"),
+        ({"mixture": {"gate": "tanh"}}, "`gate` must be one of"),
+        ({"mixture": {"hidden": 4}}, "`hidden` must be positive with"),
+        ({"mixture": {"query_components": 65}}, "`query_components` must be"),
     ],
 )
 def test_config_refuses(changes, message):
