@@ -6,7 +6,7 @@ r"""What a search by Mixture of Logits costs beside one by inner product.
 One query at a time on one thread, calls of the served signature: 8 x 4
 components of 32 numbers (an item vector of 160 with its gate) against 128-d
 embeddings, in turns. The vectors are synthetic: for time, and for what
-`bounded` scores; recall on trained models is in `quality.py`.
+`bounded` scores; recall on trained models is in `recall.py`.
 """
 
 from __future__ import annotations
