@@ -21,6 +21,8 @@ _SILU_SLOPE = 1.1
 # for each of its terms.
 _OF_FUNCTION = 16
 _OF_SUM = 6
+# Twice this is about what an exponential may be of.
+_LARGEST_POWER = 300.0
 
 
 def error_bounds(
@@ -59,10 +61,30 @@ def error_bounds(
             off_z = _SILU_SLOPE * off_z + _OF_FUNCTION * _EPS * np.abs(
                 _gate_input(spec, weights, queries, items, logits)
             )
-        worst = off_z.max(axis=-1, keepdims=True)
+        # Capped, since more overflows; `_within` is what bounds that.
+        worst = np.minimum(off_z.max(axis=-1, keepdims=True), _LARGEST_POWER)
         off_pi = pi * (np.expm1(2 * worst) + _OF_FUNCTION * _EPS)
     total = (pi + off_pi) * (off + (spec.pairs + _OF_SUM) * _EPS * abs(logits))
-    return np.asarray((total + off_pi * np.abs(logits)).sum(axis=-1))
+    bounds = (total + off_pi * np.abs(logits)).sum(axis=-1)
+    if not spec.is_convex:
+        return np.asarray(bounds)
+    return np.minimum(bounds, _within(spec, logits, off))
+
+
+def _within(
+    spec: SimilaritySpec,
+    logits: np.ndarray,
+    off: np.ndarray,
+) -> np.ndarray:
+    """How far scores of a convex gate may be apart, whatever its z.
+
+    Both are means of logits, so their difference is at most what lies between
+    the least and the greatest, beside rounding.
+    """
+    spread = logits.max(axis=-1) - logits.min(axis=-1) + 2 * off.max(axis=-1)
+    terms = spec.pairs + _OF_SUM + _OF_FUNCTION
+    rounding = terms * _EPS * np.abs(logits).sum(axis=-1)
+    return np.asarray(spread + rounding)
 
 
 def _gate_error(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lintf.similarity import reference, rounding
+from lintf.similarity.spec import SimilaritySpec
 from tests.references.similarities import SPECS, drawn
 
 
@@ -77,3 +78,19 @@ def test_the_bound_grows_with_what_is_added_up():
     np.testing.assert_allclose(
         rounding.error_bounds(cooler, weights, queries, items), 2 * bounds
     )
+
+
+@pytest.mark.parametrize("gate", ["softmax", "silu_softmax"])
+def test_a_gate_that_nothing_is_known_of_leaves_the_logits(gate):
+    spec = SimilaritySpec(1, 8, 64, gate=gate, gate_hidden=32)
+    weights, queries, items = drawn(spec, 10, 20)
+    large = {name: weight * 1e4 for name, weight in weights.items()}
+    bounds = rounding.error_bounds(spec, large, queries, items)
+    logits = reference.pair_logits(spec, large, queries, items)
+    spread = logits.max(axis=-1) - logits.min(axis=-1)
+    assert (bounds <= spread + 1e-4 * np.abs(logits).sum(axis=-1)).all()
+    error = np.abs(
+        _in_float32(spec, large, queries, items)
+        - reference.scores(spec, large, queries, items)
+    )
+    assert (error <= bounds).all()
