@@ -63,6 +63,13 @@ def cost(result: dict[str, Any], path: pathlib.Path) -> None:
     axis.bar_label(bars, [f"{row['ratio']:.2f}" for row in rows], padding=3)
     axis.axvline(2, color="grey", linewidth=1, linestyle="--")
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    # Between the powers of ten, what there is room for.
+    axis.xaxis.set_minor_formatter(
+        lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else ""
+    )
+    # Room for the last bar's label.
+    axis.margins(x=0.1)
     axis.set_xlabel("times the inner product's")
     _save(figure, path)
 
