@@ -32,6 +32,7 @@ from lintf.index.schema import (
     check_attribute_name,
 )
 from lintf.index.shards import Shards
+from lintf.similarity.spec import CONVEX_GATES
 
 ROW_NUMBERS = "@row"
 
@@ -782,6 +783,7 @@ class JobConfig:
                 "index.dtype: none stores codes alone, but a learned "
                 "similarity scores the items' components; store them"
             )
+        self._check_gate()
         by_codes = False
         for where, search in self._searches():
             if search.algorithm in PLAIN_ALGORITHMS:
@@ -797,13 +799,6 @@ class JobConfig:
                         f"{where}.candidates: codes need a `quantization`; "
                         "give one"
                     )
-        if self._needs_features():
-            raise ConfigError(
-                "retrieve.recall_features: required to measure what two-stage "
-                "searches find with saved towers; give the `path` of a .npz "
-                "file of query features, or take the algorithm exact or "
-                "bounded, or set retrieve.recall_floor to 0"
-            )
         if codes is None:
             return
         if not by_codes:
@@ -820,10 +815,29 @@ class JobConfig:
                     f"similarity it is retrieve.{other}"
                 )
 
-    def _needs_features(self) -> bool:
+    def _check_gate(self) -> None:
+        """Refuses bounds that the recipe's gate does not have."""
+        towers = self.towers
+        if towers is None or towers.similarity != "mixture_of_logits":
+            return
+        gate = dict(towers.options.get("mixture") or {}).get("gate")
+        if gate is None or gate in CONVEX_GATES:
+            return
+        for where, search in self._searches():
+            if search.algorithm == "bounded":
+                raise ConfigError(
+                    f"{where}.algorithm: bounded needs a convex gate "
+                    f"({', '.join(CONVEX_GATES)}), got towers.options."
+                    f"mixture.gate {gate}; take exact or two_stage"
+                )
+
+    @property
+    def lacks_queries(self) -> bool:
+        """Whether two-stage searches are to be measured with no queries."""
         retrieve = self.retrieve
         return (
-            not self.trains
+            self.is_learned
+            and not self.trains
             and retrieve.recall_features is None
             and retrieve.learned_floor > 0
             and any(

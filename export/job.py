@@ -101,6 +101,13 @@ def _run(request: Request, work: WorkDir) -> pathlib.Path:
             f"{config.sharding.count} shards; leave `shards` out (or --set "
             "shards=1), or export it with lintf's operations"
         )
+    if request.ops == "native" and config.lacks_queries:
+        raise ConfigError(
+            "retrieve.recall_features: required to measure what two-stage "
+            "searches find with saved towers; give the `path` of a .npz file "
+            "of query features, or take the algorithm exact or bounded, or "
+            "set retrieve.recall_floor to 0"
+        )
     _say(f"Reading the items of {config.name!r}")
     items = Items(config)
     prepared, query_tower, item_tower = towers.Towers(), None, None

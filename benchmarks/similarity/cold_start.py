@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.movielens.served import exclusion
-from benchmarks.similarity import paired, plots
+from benchmarks.similarity import models, paired, plots
 from benchmarks.similarity.models import CLUSTER_COUNTS, COLD_START
 from lintf.datasets import LeaveOneOut, MovieLens, leave_one_out, movielens_100k
 
@@ -111,7 +111,8 @@ def _rows(table: Any, kept: np.ndarray) -> Any:
 
 def _run(data: MovieLens, name: str, seed: int) -> dict[str, Any]:
     """Hit rates of one model; kept in a file once they are known."""
-    folder = pathlib.Path(_WORKDIR.value) / name / f"seed_{seed}"
+    root = models.folder(_WORKDIR.value, name, COLD_START[name])
+    folder = root / f"seed_{seed}"
     kept = folder / "hit_rates.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text("utf-8")))

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import pathlib
 from typing import Any
 
 import yaml
@@ -41,6 +43,21 @@ class Model:
                     node = node.setdefault(parent, {})
             node[name] = yaml.safe_load(value)
         return found
+
+
+def folder(root: str | pathlib.Path, name: str, model: Model) -> pathlib.Path:
+    """Where the runs of a model are kept: of these settings, and no others.
+
+    Args:
+        root: Of all models.
+        name: The model's.
+        model: Whose settings count, and the recipe's defaults with them.
+    """
+    from lintf.towers import TowerConfig
+
+    settings = repr((model.overrides, TowerConfig(**model.options())))
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    return pathlib.Path(root) / f"{name}-{digest}"
 
 
 _MIXTURE = ("towers.similarity=mixture_of_logits",)

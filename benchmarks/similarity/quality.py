@@ -23,7 +23,7 @@ from absl import app, flags
 
 from benchmarks.movielens import served
 from benchmarks.movielens.protocol import Task, make_task
-from benchmarks.similarity import paired, plots, ranking
+from benchmarks.similarity import models, paired, plots, ranking
 from benchmarks.similarity.models import BASE, MODELS
 from lintf.datasets import MovieLens, movielens_100k
 from lintf.datasets.splits import Part
@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(data: MovieLens, task: Task, name: str, seed: int) -> Users:
     """The metrics of every user, from a run of this or of an earlier call."""
-    folder = pathlib.Path(_WORKDIR.value) / task.part / name
+    root = pathlib.Path(_WORKDIR.value) / task.part
+    folder = models.folder(root, name, MODELS[name])
     lists = folder / f"lists_{seed}.npy"
     if not lists.is_file():
         ids = served.served_lists(
@@ -103,7 +104,7 @@ def _run(data: MovieLens, task: Task, name: str, seed: int) -> Users:
 def _result(
     runs: Mapping[str, Sequence[Users]], task: Task, seeds: Sequence[int]
 ) -> dict[str, Any]:
-    models = []
+    rows = []
     for name, users in runs.items():
         each = [ranking.means(one) for one in users]
         row: dict[str, Any] = {
@@ -125,7 +126,7 @@ def _result(
                 )
                 for metric in ranking.NAMES
             }
-        models.append(row)
+        rows.append(row)
     return {
         "part": task.part,
         "users": task.split.num_users,
@@ -133,7 +134,7 @@ def _result(
         "seeds": list(seeds),
         "base": BASE,
         "compared": list(_COMPARED),
-        "models": models,
+        "models": rows,
     }
 
 

@@ -21,7 +21,8 @@ from absl import app, flags
 from benchmarks.movielens import served
 from benchmarks.movielens.offline import query_features
 from benchmarks.movielens.protocol import Task, make_task
-from benchmarks.similarity import paired, plots
+from benchmarks.similarity import models, paired, plots
+from benchmarks.similarity.models import MODELS
 from lintf import ops
 from lintf.datasets import MovieLens, movielens_100k
 from lintf.index.index import Index
@@ -47,7 +48,12 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     data = movielens_100k()
     task = make_task(data, "test")
-    folder = pathlib.Path(_WORKDIR.value) / _MODEL.value
+    if _MODEL.value not in MODELS:
+        raise app.UsageError(
+            f"--model: no such model: {_MODEL.value}; there are: "
+            f"{', '.join(MODELS)}"
+        )
+    folder = models.folder(_WORKDIR.value, _MODEL.value, MODELS[_MODEL.value])
     found: dict[tuple[str, int], list[float]] = {}
     scored: list[float] = []
     for seed in _SEEDS.value:

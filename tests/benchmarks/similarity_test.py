@@ -88,6 +88,14 @@ def test_doctests():
     assert doctest.testmod(models).failed == 0
 
 
+def test_runs_of_other_settings_are_kept_apart(tmp_path):
+    same = models.Model("", ("towers.options.dim=16",))
+    other = models.Model("", ("towers.options.dim=17",))
+    places = [models.folder(tmp_path, "m", m) for m in (same, same, other)]
+    assert places[0] == places[1] != places[2]
+    assert places[0].parent == tmp_path
+
+
 def test_films_can_be_taken_out():
     @dataclasses.dataclass
     class Table:

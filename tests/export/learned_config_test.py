@@ -186,9 +186,12 @@ def test_recipes_know_the_same_similarities():
             "retrieve: `recall_floor` must be from 0 to 1",
         ),
         (
-            SAVED,
-            {"retrieve__recall_features": None},
-            "retrieve.recall_features: required to measure",
+            RECIPE,
+            {
+                "towers__options": {"mixture": {"gate": "relu"}},
+                "retrieve__algorithm": "bounded",
+            },
+            "retrieve.algorithm: bounded needs a convex gate .*got .* relu",
         ),
         (
             RECIPE,
@@ -212,7 +215,16 @@ def test_what_does_not_go_together_is_refused(text, changes, message):
         parse(text, **changes)
 
 
-def test_unmeasured_two_stage_searches_must_be_asked_for():
-    config = parse(SAVED, retrieve={"k": 5, "recall_floor": 0})
-    assert config.retrieve.learned_floor == 0
-    parse(SAVED, retrieve={"k": 5, "algorithm": "bounded"})
+@pytest.mark.parametrize(
+    ("changes", "lacks"),
+    [
+        ({}, False),
+        ({"retrieve": {"k": 5}}, True),
+        ({"retrieve": {"k": 5, "algorithm": "two_stage"}}, True),
+        ({"retrieve": {"k": 5, "algorithm": "bounded"}}, False),
+        ({"retrieve": {"k": 5, "recall_floor": 0}}, False),
+    ],
+)
+def test_two_stage_searches_are_measured_with_queries(changes, lacks):
+    assert parse(SAVED, **changes).lacks_queries == lacks
+    assert not parse(RECIPE).lacks_queries

@@ -109,6 +109,16 @@ def test_below_the_floor_nothing_is_published(tmp_path):
     assert publish.versions(tmp_path / "toys") == []
 
 
+def test_two_stage_searches_without_queries_are_refused(tmp_path):
+    config = learned_jobs.write_job(tmp_path, retrieve={"k": 7})
+    with pytest.raises(ConfigError, match="retrieve.recall_features: required"):
+        build_index.run(load_config(config), tmp_path / "toys")
+    # A portable index searches exactly.
+    job = load_config(config)
+    built = build_index.run(job, tmp_path / "toys", ops="portable")
+    assert "recall" not in publish.read_build(built)
+
+
 def test_candidates_by_codes(tmp_path):
     config = learned_jobs.write_job(
         tmp_path,
