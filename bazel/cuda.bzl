@@ -30,6 +30,7 @@ def cuda_library(name, srcs, hdrs, deps = [], **kwargs):
                 "$${NVCC:-nvcc} -x cu -std=c++17 -O3 -DNDEBUG -I.",
                 "-Werror=all-warnings -Xptxas=--warning-as-error",
                 "-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror",
+                "-Xcompiler -fvisibility-inlines-hidden",
             ] + codes + ["-c $(location %s) -o $@" % src]),
             tags = ["manual"],
         )
