@@ -15,10 +15,12 @@ import pytest
 _FOLDER = pathlib.Path(__file__).parent
 # Training is TFRS's, which has Keras 2 only.
 _FILES = {
-    "0": ("layers_test.py", "movielens_test.py"),
+    "0": ("layers_test.py", "learned_test.py", "movielens_test.py"),
     "1": (
         "fine_tuning_test.py",
         "layers_test.py",
+        "learned_test.py",
+        "learned_training_test.py",
         "movielens_test.py",
         "training_test.py",
     ),
