@@ -132,6 +132,7 @@ class ServedIndex(tf.Module):
         plan = Plan(k, algorithm, candidates=candidates, budget=budget)
         plan.check(schema)
         check_variants(variants)
+        _check_costs(costs, schema)
         self._returned = [schema.attribute(n) for n in return_attributes]
         for attribute in self._returned:
             if not attribute.decodable:
@@ -471,3 +472,13 @@ class ServedIndex(tf.Module):
         for name, vector in vectors.items():
             stats[name] = tf.tile(vector[tf.newaxis], [batch, 1])
         return stats
+
+
+def _check_costs(costs: Sequence[float], schema: IndexSchema) -> None:
+    expected = 5 if schema.similarity is None else 9
+    if len(costs) not in (0, expected):
+        raise ValueError(
+            f"`costs` must be the {expected} numbers that "
+            f"`ops.{'planner' if expected == 5 else 'similarity'}_costs` "
+            f"measures for such an index, or empty, got {len(costs)}"
+        )

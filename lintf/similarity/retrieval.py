@@ -21,6 +21,7 @@ from lintf.index.plan import Plan
 from lintf.index.schema import IndexSchema
 from lintf.index.search import NativeSearch
 from lintf.similarity import scoring
+from lintf.similarity.layers import weight_values
 from lintf.similarity.scoring import Weights
 from lintf.similarity.spec import SimilaritySpec
 
@@ -38,13 +39,78 @@ class Retrieved(NamedTuple):
     scores: tf.Tensor
 
 
+class SearchedRows(tf.Module):
+    """A copy of rows that change at every step, in an index that is searched.
+
+    Writing all rows at every step would cost more than the training, so the
+    copy is brought up to date by `refresh`, every so many steps.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        dim: int,
+        plan: Plan,
+        spec: SimilaritySpec | None = None,
+    ):
+        """Makes the index; `refresh` fills it.
+
+        Args:
+            num_rows: How many.
+            dim: Numbers of each.
+            plan: How it is searched.
+            spec: The similarity; None for the inner product.
+
+        Raises:
+            ValueError: The rows or the plan do not fit the similarity.
+        """
+        super().__init__(name="searched_rows")
+        index = Index(IndexSchema(dim, similarity=spec), num_rows)
+        index.append(np.arange(num_rows), np.zeros([num_rows, dim], np.float32))
+        self._index = index
+        self._search = NativeSearch(index, plan, [])
+
+    def refresh(self, rows: Any, weights: Weights | None = None) -> None:
+        """Takes the rows, and the similarity's weights, of now.
+
+        Args:
+            rows: `[num_rows, dim]` float32 tensor or variable.
+            weights: Of the similarity, if there is one.
+        """
+        index = self._index
+        ops.assign_rows(index.resource, index.embeddings, 0, rows)
+        if weights:
+            index.set_similarity_weights(weight_values(weights))
+
+    def find(
+        self, queries: tf.Tensor, excluded: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Finds the best rows.
+
+        Args:
+            queries: `[n, query_dim]` float32, finite; no gradient flows
+                through them.
+            excluded: `[n, m]` integers: rows that each query leaves out, by
+                the index's filter. -1 is none.
+
+        Returns:
+            `[n, k]` int64, best first, -1 in unused slots.
+        """
+        filters = tf.fill([tf.shape(queries)[0]], "")
+        if excluded is not None:
+            rows = tf.strings.reduce_join(
+                tf.strings.as_string(excluded), axis=1, separator=","
+            )
+            filters = tf.strings.join(["not id in [", rows, "]"])
+        programs = ops.compile_filter(filters, self._index.schema)
+        return self._search(tf.stop_gradient(queries), programs).ids
+
+
 class TrainableIndex(tf.Module):
     """An index whose rows are trained, with lintf's search inside.
 
-    The rows exist twice: as a variable that an optimiser changes, and in the
-    index that is searched, which `refresh` brings up to date: every step of an
-    optimiser changes all rows a little, and writing them all at every step
-    would cost more than the training.
+    The rows exist twice: as a variable that an optimiser changes, and as
+    `SearchedRows`, which `refresh` brings up to date.
 
     Attributes:
         rows: `[num_rows, dim]` float32 variable.
@@ -75,37 +141,27 @@ class TrainableIndex(tf.Module):
         self.spec = spec
         self.weights: Weights = weights or {}
         count, dim = self.rows.shape
-        self._index = Index(IndexSchema(dim, similarity=spec), count)
-        self._index.append(np.arange(count), self.rows.numpy())
-        k = min(k, count)
-        plan = Plan(k, "masked" if spec is None else "two_stage")
-        self._search = NativeSearch(self._index, plan, [])
+        plan = Plan(min(k, count), "masked" if spec is None else "two_stage")
+        self._searched = SearchedRows(count, dim, plan, spec)
         self.refresh()
 
     def refresh(self) -> None:
         """Brings the rows and weights that are searched up to date."""
-        index = self._index
-        ops.assign_rows(index.resource, index.embeddings, 0, self.rows)
-        if self.spec is not None:
-            index.set_similarity_weights(
-                {
-                    name: tf.convert_to_tensor(weight).numpy()
-                    for name, weight in self.weights.items()
-                }
-            )
+        self._searched.refresh(self.rows, self.weights)
 
-    def retrieve(self, queries: tf.Tensor) -> Retrieved:
+    def retrieve(
+        self, queries: tf.Tensor, excluded: tf.Tensor | None = None
+    ) -> Retrieved:
         """Finds the best rows and scores them.
 
         Args:
             queries: `[n, query_dim]` float32, finite.
+            excluded: As `SearchedRows.find` takes it.
         """
-        found = self._search(
-            tf.stop_gradient(queries), self._no_filter(tf.shape(queries)[0])
-        )
-        scores = self.score(queries, tf.maximum(found.ids, 0))
+        rows = self._searched.find(queries, excluded)
+        scores = self.score(queries, tf.maximum(rows, 0))
         unused = tf.fill(tf.shape(scores), -float("inf"))
-        return Retrieved(found.ids, tf.where(found.ids >= 0, scores, unused))
+        return Retrieved(rows, tf.where(rows >= 0, scores, unused))
 
     def score(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Scores rows of each query's own, with gradients.
@@ -121,6 +177,3 @@ class TrainableIndex(tf.Module):
         if self.spec is None:
             return tf.einsum("nd,nmd->nm", queries, items)
         return scoring.pair_scores(self.spec, self.weights, queries, items)
-
-    def _no_filter(self, count: tf.Tensor) -> tf.Tensor:
-        return ops.compile_filter(tf.fill([count], ""), self._index.schema)

@@ -111,9 +111,7 @@ def fine_tune(
         spec = towers.similarity.spec
         weights = towers.similarity.scoring_weights()
         variables = list(weights.values())
-    # The histories of the batch may be among the best.
-    room = k + config.history_length + 1
-    index = TrainableIndex(towers.item(features), room, spec, weights)
+    index = TrainableIndex(towers.item(features), k, spec, weights)
     examples = make_examples(data, part)
     batches = Epochs(examples, config, min(config.batch_size, len(examples)))
     known = {id(v) for v in variables}
@@ -163,16 +161,10 @@ def _step(
     features, history, positive = batch
     with tf.GradientTape() as tape:
         queries = query_tower(features, training=True)
-        found = index.retrieve(queries)
-        rows = tf.cast(found.rows, tf.int32)
         seen = tf.concat([positive[:, tf.newaxis], history], axis=1)
-        accidental = tf.reduce_any(
-            rows[:, :, tf.newaxis] == seen[:, tf.newaxis], axis=-1
-        )
+        found = index.retrieve(queries, seen)
         # Finite: a query may have fewer negatives than slots.
-        negatives = tf.where(
-            accidental | (rows < 0), tf.fill(tf.shape(rows), -1e9), found.scores
-        )
+        negatives = tf.maximum(found.scores, -1e9)
         own = index.score(queries, positive[:, tf.newaxis])
         loss = tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(

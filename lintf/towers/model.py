@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from lintf.index.plan import Plan
+from lintf.similarity.retrieval import SearchedRows
 from lintf.towers import objective
-from lintf.towers.hard_negatives import HardNegatives
 from lintf.towers.learned import TrainedTowers
 from lintf.towers.movielens import TowerConfig
+
+# Of the hardest negatives, for each that is wanted.
+_CANDIDATES = 4
 
 # Features, rows of the histories' films, row of the positive candidate.
 Batch = tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]
@@ -66,7 +70,7 @@ def retrieval_model(
             # Tracked one by one, since a dataclass is not.
             self.query_tower, self.item_tower = towers
             self.similarity = similarity
-            self.hard: HardNegatives | None = None
+            self.hard: SearchedRows | None = None
             self.mean_loss = tf.keras.metrics.Mean(name="mean_loss")
             self.task = tfrs.tasks.Retrieval(
                 loss=tf.keras.losses.CategoricalCrossentropy(
@@ -76,9 +80,29 @@ def retrieval_model(
                 loss_metrics=[self.mean_loss],
             )
 
-        def items(self) -> tf.Tensor:
-            """The vectors of all items as they are now."""
-            return self.item_tower(self.catalogue, training=False)
+        def start_hard(self) -> None:
+            """Makes the negatives the hardest ones from now on.
+
+            An inner product is searched exactly, a learned similarity among
+            candidates.
+            """
+            k = min(negatives.hard_k, num_items)
+            plan = Plan(k, "masked")
+            spec = None
+            if similarity is not None:
+                spec = similarity.spec
+                plan = Plan(k, "two_stage", budget=_CANDIDATES * k)
+            self.hard = SearchedRows(num_items, self.item_tower.dim, plan, spec)
+            # The step that was compiled has other negatives.
+            self.train_function = None
+
+        def refresh_hard(self) -> None:
+            """Brings the items that are searched for them up to date."""
+            assert self.hard is not None
+            self.hard.refresh(
+                self.item_tower(self.catalogue, training=False),
+                similarity.scoring_weights() if similarity else None,
+            )
 
         def compute_loss(
             self, inputs: Batch, training: bool = False
@@ -88,11 +112,12 @@ def retrieval_model(
                 history = None
             queries = self.query_tower(features, training=training)
             everything = self.item_tower(self.catalogue, training=training)
-            may_be = objective.allowed(positive, history, num_items)
+            left_out = objective.left_out(positive, history)
+            may_be = objective.all_but(left_out, num_items)
             whole = negatives.kind == "all" and self.hard is None
             if whole and similarity is None:
                 return self._task_loss(queries, everything, positive, may_be)
-            loss = self._loss(queries, everything, positive, may_be, training)
+            loss = self._loss(queries, everything, positive, left_out, training)
             self.mean_loss.update_state(loss)
             return loss
 
@@ -121,7 +146,7 @@ def retrieval_model(
             queries: tf.Tensor,
             everything: tf.Tensor,
             positive: tf.Tensor,
-            may_be: tf.Tensor,
+            left_out: tf.Tensor,
             training: bool,
         ) -> tf.Tensor:
             kept = None
@@ -138,8 +163,9 @@ def retrieval_model(
 
             own, _ = score(tf.gather(everything, positive)[:, tf.newaxis])
             log_q = None
+            may_be = objective.all_but(left_out, num_items)
             if self.hard is not None:
-                rows = self.hard.find(queries, may_be)
+                rows = self.hard.find(queries, left_out)
                 may_be = rows >= 0
                 items = tf.gather(everything, tf.maximum(rows, 0))
             elif negatives.kind == "sampled":

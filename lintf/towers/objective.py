@@ -75,23 +75,18 @@ class Sampler:
         return Candidates(rows, tf.constant(self._log_q))
 
 
-def allowed(
-    positive: tf.Tensor, history: tf.Tensor | None, num_items: int
-) -> tf.Tensor:
-    """Marks the items that may be a query's negatives: `[B, num_items]` bool.
+def left_out(positive: tf.Tensor, history: tf.Tensor | None) -> tf.Tensor:
+    """The items that may not be a query's negatives: `[B, 1 + L]` int32.
 
-    Not its own positive (what is called an accidental hit where it is drawn),
-    nor what its history holds.
+    Its own positive (what is called an accidental hit where it is drawn), and
+    what its history holds.
 
     Args:
       positive: `[B]` int32 rows.
       history: `[B, L]` int32 rows, -1 for none; None allows these.
-      num_items: rows there are.
     """
-    left_out = positive[:, tf.newaxis]
-    if history is not None:
-        left_out = tf.concat([left_out, history], axis=1)
-    return all_but(left_out, num_items)
+    own = positive[:, tf.newaxis]
+    return own if history is None else tf.concat([own, history], axis=1)
 
 
 def all_but(rows: tf.Tensor, num_items: int) -> tf.Tensor:

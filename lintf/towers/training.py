@@ -29,7 +29,7 @@ from lintf.datasets.splits import Part, leave_one_out
 from lintf.similarity.clusters import k_means
 from lintf.similarity.restart import RestartUnluckyStart
 from lintf.towers import summaries, tfrs_compat
-from lintf.towers.hard_negatives import HardNegatives, Refresh
+from lintf.towers.hard_negatives import Refresh
 from lintf.towers.learned import (
     TrainedTowers,
     learned_towers,
@@ -349,15 +349,11 @@ def _fit(
 
 def _hard_stage(model: Any) -> Refresh:
     """Makes a model train on the hardest negatives from now on."""
-    options = model.config.negatives
     if model.hard is None:
-        items = model.items()
-        model.hard = HardNegatives(
-            len(items), items.shape[1], options.hard_k, model.towers.similarity
-        )
-        # The step that was compiled has other negatives.
-        model.train_function = None
-    return Refresh(model.hard, model.items, options.hard_refresh_steps)
+        model.start_hard()
+    return Refresh(
+        model.refresh_hard, model.config.negatives.hard_refresh_steps
+    )
 
 
 def _learning_rate(optimizer: Any) -> tf.Tensor:

@@ -14,9 +14,11 @@ _NUM = 64
 class ToyModel(tf.keras.Model):
     """Which of a few items goes with a query: learned by a Hadamard MLP."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, hidden=10):
         super().__init__()
-        self.similarity = HadamardMlp(4, 4, component_dim=8, seed=seed)
+        self.similarity = HadamardMlp(
+            4, 4, component_dim=8, hidden=hidden, seed=seed
+        )
         rng = np.random.default_rng(0)
         self.items = tf.constant(rng.normal(size=(6, 4)), tf.float32)
         self.built = True
@@ -42,9 +44,9 @@ def _kill(model):
     weights["joint_bias"].assign(tf.fill([10], -1e3))
 
 
-def _fit(model, callback, epochs=1):
+def _fit(model, callback, epochs=1, optimizer=None):
     model.compile(
-        optimizer=tf.keras.optimizers.Adam(0.02),
+        optimizer=optimizer or tf.keras.optimizers.Adam(0.02),
         loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     history = model.fit(
@@ -65,6 +67,30 @@ def test_a_dead_start_is_rescued():
     )
     rescued = _fit(model, callback, epochs=3)[-1]
     assert callback.restarts == 1 and callback.is_over
+    assert rescued < 0.5 * stuck
+
+
+def test_a_bad_seed_is_rescued():
+    # One hidden unit, found by trying seeds: this one stays where it is for
+    # the first steps, with nothing done to it.
+    seed, steps = 28, 20
+
+    def train(most_restarts):
+        model = ToyModel(seed, hidden=1)
+        callback = RestartUnluckyStart(
+            lambda n: model.similarity.reinitialize(seed + n),
+            steps=steps,
+            most_restarts=most_restarts,
+        )
+        losses = _fit(
+            model, callback, epochs=3, optimizer=tf.keras.optimizers.SGD(0.1)
+        )
+        return losses[-1], callback.restarts
+
+    stuck, _ = train(most_restarts=0)
+    rescued, restarts = train(most_restarts=5)
+    # As many steps in all, those of the bad start included.
+    assert restarts == 1
     assert rescued < 0.5 * stuck
 
 

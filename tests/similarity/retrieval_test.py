@@ -54,6 +54,24 @@ def test_retrieves_the_best_rows_with_their_scores(spec):
 
 
 @pytest.mark.parametrize("spec", [None, SPEC], ids=["dot", "mixture"])
+def test_leaves_out_what_it_is_told_to(spec):
+    index, queries = _index(spec)
+    excluded = np.tile(np.arange(-1, 27), [4, 1])
+    excluded[1] = np.arange(28)
+    excluded[2] = -1
+
+    rows = index.retrieve(queries, tf.constant(excluded)).rows.numpy()
+
+    scores = _scores(index, queries.numpy())
+    for row, left_out in enumerate(excluded):
+        scores[row, left_out[left_out >= 0]] = -np.inf
+    expected = np.argsort(-scores, axis=1)[:, :5]
+    expected[np.isinf(np.take_along_axis(scores, expected, axis=1))] = -1
+    np.testing.assert_array_equal(rows, expected)
+    assert (rows[:2] == -1).sum() == 5
+
+
+@pytest.mark.parametrize("spec", [None, SPEC], ids=["dot", "mixture"])
 def test_gradients_are_those_of_finite_differences(spec):
     index, queries = _index(spec)
     factors = np.random.default_rng(6).standard_normal((4, 5))

@@ -17,7 +17,6 @@ pytest.importorskip("sklearn")
 import tensorflow as tf
 
 from lintf import towers
-from lintf.towers.hard_negatives import HardNegatives
 from tests.towers.toy_data import toy_data
 
 _MIXTURE = towers.TowerConfig(
@@ -127,24 +126,3 @@ def test_a_hadamard_mlp_learns(tmp_path):
     assert losses[-1] < losses[0]
     assert found.similarity.spec.component == "hadamard"
     assert found.query.dim == found.item.dim == 50
-
-
-def test_hard_negatives_are_the_best_that_are_allowed(trained):
-    _, found = trained
-    data = toy_data()
-    items = found.item(
-        {n: tf.constant(v) for n, v in towers.item_features(data).items()}
-    )
-    queries = found.query(towers.placeholders(found.query, 3))
-    negatives = HardNegatives(
-        len(items), int(items.shape[1]), 4, found.similarity
-    )
-    negatives.refresh(items)
-    allowed = np.ones((3, len(items)), bool)
-    allowed[:, 3:9] = False
-    rows = negatives.find(queries, tf.constant(allowed)).numpy()
-    scores = np.where(allowed, found.similarity(queries, items), -np.inf)
-    # 16 candidates for 14 items: the search is exact.
-    np.testing.assert_array_equal(rows, np.argsort(-scores, axis=1)[:, :4])
-    none = negatives.find(queries, tf.zeros([3, len(items)], tf.bool))
-    np.testing.assert_array_equal(none, np.full((3, 4), -1))

@@ -37,13 +37,14 @@ def test_the_share_of_easy_negatives():
 
 
 def test_own_positive_and_history_are_not_allowed():
-    marks = objective.allowed(
-        tf.constant([2, 0]), tf.constant([[1, -1], [0, 3]]), 4
+    left_out = objective.left_out(
+        tf.constant([2, 0]), tf.constant([[1, -1], [0, 3]])
     )
+    marks = objective.all_but(left_out, 4)
     np.testing.assert_array_equal(
         marks, [[True, False, False, True], [False, True, True, False]]
     )
-    marks = objective.allowed(tf.constant([2]), None, 4)
+    marks = objective.all_but(objective.left_out(tf.constant([2]), None), 4)
     np.testing.assert_array_equal(marks, [[True, True, False, True]])
 
 
