@@ -250,12 +250,22 @@ def prepare(config: JobConfig, work: pathlib.Path) -> Towers:
     )
     parts = (prepared.query, prepared.item, prepared.similarity)
     if not all(p is None or pathlib.Path(p.path).is_dir() for p in parts):
-        trained = _train(towers, folder / "training")
+        trained = _train(towers, training_folder(towers, work))
         save_tower(trained.query, folder / "query")
         save_tower(trained.item, folder / "item")
         if trained.similarity is not None:
             save_similarity(trained.similarity, folder / "similarity")
     return prepared
+
+
+def training_folder(towers: TowersConfig, work: pathlib.Path) -> pathlib.Path:
+    """Where a job trains these towers.
+
+    Args:
+        towers: With a recipe.
+        work: As `prepare` takes it.
+    """
+    return work / _settings(towers) / "training"
 
 
 def _settings(towers: TowersConfig) -> str:

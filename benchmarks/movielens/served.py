@@ -79,11 +79,16 @@ def served_lists(
     Raises:
       RuntimeError: the job or the server failed.
     """
-    model = workdir / f"seed_{seed}" / MODEL
+    model = model_folder(workdir, seed)
     if not (model / "1" / "saved_model.pb").is_file():
         _build(model, seed, config, [*overrides, f"towers.part={task.part}"])
     with spawned_server(model, MODEL) as target:
         return _ask(target, data, task)
+
+
+def model_folder(workdir: pathlib.Path, seed: int) -> pathlib.Path:
+    """The base path of a seed's model."""
+    return workdir / f"seed_{seed}" / MODEL
 
 
 def _build(

@@ -74,6 +74,15 @@ def _clusters(count: int, mode: str, *more: str) -> tuple[str, ...]:
 
 MODELS = {
     BASE: Model("inner product"),
+    # What of a mixture's gain is the longer training.
+    "one_component": Model(
+        "inner product, trained on as MoL is",
+        (
+            *_MIXTURE,
+            "towers.options.mixture.query_components=1",
+            "towers.options.mixture.gate_hidden=0",
+        ),
+    ),
     "hadamard": Model("Hadamard MLP", ("towers.similarity=hadamard_mlp",)),
     "mol": Model("Mixture of Logits (MoL)", _MIXTURE),
     **{

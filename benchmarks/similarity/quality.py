@@ -6,14 +6,18 @@ r"""Learned similarities against the inner product on MovieLens-100K, served.
 
 Every model and seed is one export job, served by `lintf serve` and asked over
 gRPC for the films of each user, those already seen excluded by the filter. The
-towers below the similarity are the same. Finished runs are kept in --workdir.
+towers below the similarity are the same: the learned ones of a seed take up
+the training of its inner product, which their pre-training would repeat.
+Finished runs are kept in --workdir.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +29,10 @@ from benchmarks.movielens import served
 from benchmarks.movielens.protocol import Task, make_task
 from benchmarks.similarity import models, paired, plots, ranking
 from benchmarks.similarity.models import BASE, MODELS
+from export.build_index import default_work_dir
+from export.config import load_config
+from export.towers import training_folder
+from export.workdir import WorkDir
 from lintf.datasets import MovieLens, movielens_100k
 from lintf.datasets.splits import Part
 
@@ -86,19 +94,42 @@ def _run(data: MovieLens, task: Task, name: str, seed: int) -> Users:
     folder = models.folder(root, name, MODELS[name])
     lists = folder / f"lists_{seed}.npy"
     if not lists.is_file():
-        ids = served.served_lists(
-            data,
-            task,
-            seed,
-            folder,
-            _CONFIG,
-            [f"retrieve.k={len(data.films)}", *MODELS[name].overrides],
-        )
+        overrides = [f"retrieve.k={len(data.films)}", *MODELS[name].overrides]
+        if name != BASE:
+            base = models.folder(root, BASE, MODELS[BASE])
+            of_base = _training(base, task, seed, MODELS[BASE].overrides)
+            ours = _training(folder, task, seed, MODELS[name].overrides)
+            _share(of_base, ours / "base")
+        ids = served.served_lists(data, task, seed, folder, _CONFIG, overrides)
         np.save(lists, ids)
     users = ranking.of_lists(np.load(lists), data, task)
     told = {k: round(v, 4) for k, v in ranking.means(users).items()}
     print(f"{name}, seed {seed}: {told}", flush=True)
     return users
+
+
+def _training(
+    folder: pathlib.Path, task: Task, seed: int, overrides: Sequence[str]
+) -> pathlib.Path:
+    """Where the export job of a model and a seed trains."""
+    config = load_config(
+        _CONFIG,
+        [*overrides, f"towers.part={task.part}", f"towers.seed={seed}"],
+    )
+    assert config.towers is not None
+    output = pathlib.Path(os.path.abspath(served.model_folder(folder, seed)))
+    return training_folder(
+        config.towers, WorkDir(default_work_dir(output)).towers
+    )
+
+
+def _share(training: pathlib.Path, base: pathlib.Path) -> None:
+    """Puts a finished training where another's pre-training would be."""
+    if training.is_dir() and not base.exists():
+        part = base.with_name(base.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(training, part)
+        part.rename(base)
 
 
 def _result(

@@ -22,9 +22,15 @@ from lintf.similarity.spec import SimilaritySpec
 from lintf.towers.layers import StatelessDropout
 
 PROJECTIONS = ("linear", "swiglu", "geglu")
+STARTS = ("random", "inner_product")
 
 # Below this length a component is divided by it, not by its own (RAILS).
 _EPSILON = 1e-6
+
+# A start from the inner product: what makes components differ, and where the
+# gate of other features' pairs starts from, so that these add little at first.
+_NOISE = 0.02
+_EXTRA_OFFSET = -2.0
 
 
 class LearnedSimilarity(tf.keras.layers.Layer, abc.ABC):
@@ -35,19 +41,31 @@ class LearnedSimilarity(tf.keras.layers.Layer, abc.ABC):
     Output: scores `[n, m]` float32.
     """
 
-    def __init__(self, spec: SimilaritySpec, *, seed: int, **kwargs: Any):
+    def __init__(
+        self,
+        spec: SimilaritySpec,
+        *,
+        seed: int,
+        gate_offset: np.ndarray | None = None,
+        **kwargs: Any,
+    ):
         """Makes the weights of scoring.
 
         Args:
           spec: the similarity's shape.
           seed: of the weights and of every dropout.
+          gate_offset: `[pairs]` what the pair gate's offset starts as, where
+            there is one.
           **kwargs: as for every Keras layer.
         """
         super().__init__(**kwargs)
         self._spec = spec
         self._maker = _WeightMaker(self, seed)
+        starts = {name: _start(name, spec) for name in spec.weight_shapes()}
+        if gate_offset is not None and "gate_offset" in starts:
+            starts["gate_offset"] = lambda seed: _Values(gate_offset)
         self._scoring_weights = {
-            name: self._maker.make(name, shape, _start(name, spec))
+            name: self._maker.make(name, shape, starts[name])
             for name, shape in spec.weight_shapes().items()
         }
 
@@ -215,7 +233,14 @@ class MixtureOfLogits(LearnedSimilarity):
     The first query components are projections of the query tower's embedding,
     by a linear layer or by SwiGLU/GeGLU and one; each extra feature (a newest
     item, a cluster, ...) is projected to one component more; items likewise,
-    by linear layers. A and B see embedding and extra features together.
+    by linear layers. A and B see embedding and extra features together. With
+    `normalized=False` components keep their lengths.
+
+    With `start="inner_product"` training starts from that of the embeddings
+    that the layer is given: every projection of them starts as their first
+    numbers, but for a little noise, and the gate nearly leaves out the pairs
+    of extra features. That is not in the papers, whose similarities take
+    trained two-tower embeddings as they are.
 
     Load balancing: `-H(mean pi) + mean H(pi)`, the negative mutual information
     of pair and component, times `balance_weight` (0.001 in RAILS); `call` adds
@@ -245,6 +270,8 @@ class MixtureOfLogits(LearnedSimilarity):
         side_gate_hidden: int = 128,
         projection: str = "linear",
         projection_hidden: int = 512,
+        normalized: bool = True,
+        start: str = "random",
         item_dropout: float = 0.1,
         gate_dropout: float = 0.2,
         component_dropout: float = 0.0,
@@ -273,6 +300,10 @@ class MixtureOfLogits(LearnedSimilarity):
           side_gate_hidden: units of A and of B.
           projection: of the query's embedding, one of `PROJECTIONS`.
           projection_hidden: units of SwiGLU or GeGLU.
+          normalized: whether components are divided by their lengths.
+          start: one of `STARTS`; "inner_product" needs linear projections that
+            are not normalised and have room for the item's embedding, with
+            which the query's begins too.
           item_dropout: share of the item side's inputs dropped at training.
           gate_dropout: share of pi set to 0 at training.
           component_dropout: share of a query's pairs of components that are
@@ -295,6 +326,10 @@ class MixtureOfLogits(LearnedSimilarity):
                 f"`projection` must be one of {', '.join(PROJECTIONS)}, got "
                 f"{projection!r}"
             )
+        if start not in STARTS:
+            raise ValueError(
+                f"`start` must be one of {', '.join(STARTS)}, got {start!r}"
+            )
         spec = SimilaritySpec(
             query_components=query_components + len(query_extra),
             item_components=item_components + len(item_extra),
@@ -305,11 +340,33 @@ class MixtureOfLogits(LearnedSimilarity):
             gate=gate,
             gate_hidden=gate_hidden,
         )
-        super().__init__(spec, seed=seed, **kwargs)
+        offset: np.ndarray | None = None
+        kernel: Callable[[int], Any] = _glorot
+        if start == "inner_product":
+            plain = projection == "linear" and component != "hadamard"
+            if normalized or not plain or component_dim < item_width:
+                raise ValueError(
+                    '`start` "inner_product" needs `normalized` false, linear '
+                    "projections, no Hadamard components and a `component_dim` "
+                    f"of at least the item embedding's {item_width}, got "
+                    f"{normalized}, {projection}, {component} and "
+                    f'{component_dim}; or take the start "random"'
+                )
+            kernel = _near_identity(component_dim)
+            of_extra = np.ones([spec.query_components, spec.item_components])
+            of_extra[:query_components, :item_components] = 0
+            offset = _EXTRA_OFFSET * of_extra.reshape(-1)
+        super().__init__(spec, seed=seed, gate_offset=offset, **kwargs)
         make, pairs = self._maker, spec.pairs
         self._balance_weight = balance_weight
+        self._normalized = normalized
         self._query = (
-            make.linear("query", query_width, query_components * component_dim)
+            make.linear(
+                "query",
+                query_width,
+                query_components * component_dim,
+                start=kernel,
+            )
             if projection == "linear"
             else make.gated(
                 "query",
@@ -320,7 +377,7 @@ class MixtureOfLogits(LearnedSimilarity):
             )
         )
         self._item = make.linear(
-            "item", item_width, item_components * component_dim
+            "item", item_width, item_components * component_dim, start=kernel
         )
         self._query_extra = tuple(
             make.linear(f"query_extra_{n}", width, component_dim)
@@ -386,16 +443,16 @@ class MixtureOfLogits(LearnedSimilarity):
         return self._vector(projected, gate)
 
     def _vector(self, projected: Sequence[Any], gate: Any) -> tf.Tensor:
-        """Normalises components and puts the gate's numbers after them."""
+        """Puts components and the gate's numbers into one vector."""
         flat = tf.concat(projected, axis=-1)
-        d = self.spec.component_dim
-        parts = tf.reshape(flat, [-1, flat.shape[-1] // d, d])
-        # The root's gradient at 0 is infinite: a zero vector stays one.
-        square = tf.reduce_sum(parts * parts, axis=-1, keepdims=True)
-        parts *= tf.math.rsqrt(tf.maximum(square, _EPSILON**2))
-        return tf.concat(
-            [tf.reshape(parts, [-1, flat.shape[-1]]), gate], axis=-1
-        )
+        if self._normalized:
+            d = self.spec.component_dim
+            parts = tf.reshape(flat, [-1, flat.shape[-1] // d, d])
+            # The root's gradient at 0 is infinite: a zero vector stays one.
+            square = tf.reduce_sum(parts * parts, axis=-1, keepdims=True)
+            parts *= tf.math.rsqrt(tf.maximum(square, _EPSILON**2))
+            flat = tf.reshape(parts, [-1, flat.shape[-1]])
+        return tf.concat([flat, gate], axis=-1)
 
     def kept_pairs(self, num_queries: Any) -> tf.Tensor | None:
         """Draws what per-component dropout leaves of each query."""
@@ -554,6 +611,34 @@ def _start(name: str, spec: SimilaritySpec) -> Callable[[int], Any]:
 
 def _glorot(seed: int) -> Any:
     return tf.keras.initializers.GlorotUniform(seed=seed)
+
+
+class _Values(tf.keras.initializers.Initializer):
+    """Given values."""
+
+    def __init__(self, values: np.ndarray):
+        self._values = values
+
+    def __call__(self, shape: Any, dtype: Any = None, **_: Any) -> tf.Tensor:
+        return tf.reshape(tf.constant(self._values, tf.float32), shape)
+
+
+class _NearIdentity(tf.keras.initializers.Initializer):
+    """Kernels that copy the first inputs to every component, and noise."""
+
+    def __init__(self, width: int, seed: int):
+        self._width = width
+        self._noise = tf.keras.initializers.RandomNormal(0.0, _NOISE, seed)
+
+    def __call__(self, shape: Any, dtype: Any = None, **_: Any) -> tf.Tensor:
+        inputs, units = shape
+        copies = [1, units // self._width]
+        eye = tf.tile(tf.eye(inputs, self._width), copies)
+        return tf.convert_to_tensor(self._noise(shape, dtype="float32")) + eye
+
+
+def _near_identity(width: int) -> Callable[[int], Any]:
+    return lambda seed: _NearIdentity(width, seed)
 
 
 def _small(seed: int) -> Any:

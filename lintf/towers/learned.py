@@ -98,9 +98,11 @@ class LearnedQueryTower(Tower):
         parts = self._base.parts(features, training)
         vector = parts.vector
         if self._is_mixture:
-            # Components that are projections of the vector alone would be
-            # of no higher rank together than it is.
-            vector = tf.concat([vector, parts.inputs], axis=1)
+            # The vector with its 1 for the items' bias: what the inner
+            # product takes. Components that are projections of that alone
+            # would be of no higher rank together than it is.
+            ones = tf.ones_like(vector[:, :1])
+            vector = tf.concat([vector, ones, parts.inputs], axis=1)
         return self._similarity.query_side(
             vector, self._extra(parts), training=training
         )
@@ -237,10 +239,11 @@ def _similarity(
     newest = shape.pop("newest_components")
     user = shape.pop("user_component")
     traits = shape.pop("traits_component")
+    shape["component_dim"] = shape["component_dim"] or config.dim
     return MixtureOfLogits(
-        width + num_inputs,
+        config.dim + num_inputs,
         config.dim,
-        query_gate_width=width,
+        query_gate_width=config.dim,
         query_extra=[*[width] * (newest + user), *of_clusters],
         item_extra=[*([num_traits] if traits else []), *of_clusters],
         seed=seed,

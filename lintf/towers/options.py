@@ -30,8 +30,9 @@ def _share(options: Any, *names: str) -> None:
 class MixtureOptions:
     """Shape and training of a mixture of logits.
 
-    The defaults are the best of eight settings on the validation items of
-    MovieLens-100K, by one seed.
+    The defaults are the best of what was tried on the validation items of
+    MovieLens-100K: pre-trained towers (`TowerConfig.pretrain_epochs`), whose
+    inner product the mixture starts from.
 
     Attributes:
         query_components: Projections of the query tower's embedding and of
@@ -43,7 +44,7 @@ class MixtureOptions:
             history, is a query component.
         traits_component: Whether genres and year, without the id, are an item
             component.
-        component_dim: Numbers a component.
+        component_dim: Numbers a component; 0 takes the towers' `dim`.
         component: How a pair is compared: "inner_product", "weighted" or
             "hadamard".
         hidden: With "hadamard": units of the joint MLP.
@@ -53,6 +54,9 @@ class MixtureOptions:
         side_gate_hidden: Units of the gates of one side.
         projection: Of the query's embedding: "linear", "swiglu", "geglu".
         projection_hidden: Units of the latter two.
+        normalized: Whether components have length 1.
+        start: "inner_product" starts from that of the towers, "random" does
+            not.
         item_dropout: Share of the item side's inputs dropped at training.
         gate_dropout: Share of the gate's weights dropped at training.
         component_dropout: Share of components dropped at training.
@@ -64,22 +68,24 @@ class MixtureOptions:
     newest_components: int = 0
     user_component: bool = False
     traits_component: bool = False
-    component_dim: int = 64
+    component_dim: int = 0
     component: str = "inner_product"
     hidden: int = 0
-    temperature: float = 0.07
+    temperature: float = 1.0
     gate: str = "softmax"
     gate_hidden: int = 16
     side_gate_hidden: int = 32
     projection: str = "linear"
     projection_hidden: int = 128
+    normalized: bool = False
+    start: str = "inner_product"
     item_dropout: float = 0.0
     gate_dropout: float = 0.0
     component_dropout: float = 0.0
     balance_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(self, "query_components", "item_components", "component_dim")
+        _positive(self, "query_components", "item_components")
         _share(self, "item_dropout", "gate_dropout", "component_dropout")
         if self.newest_components < 0:
             raise ValueError(
@@ -97,7 +103,7 @@ class MixtureOptions:
             + self.newest_components
             + self.user_component,
             self.item_components + self.traits_component,
-            self.component_dim,
+            self.component_dim or 1,
             self.component,
             self.hidden,
             self.temperature,
@@ -136,8 +142,6 @@ class ClusterOptions:
         mode: Whether the clusters' embeddings are fixed, trained, or the
             clusters themselves are learned too.
         top: With "learned": clusters of a soft choice.
-        pretrain_epochs: Passes that train the towers by their inner product
-            first, whose items are then clustered.
         residual_ids: Add embeddings of items with enough ratings to those of
             their clusters.
         least_ratings: That a residual id takes.
@@ -146,12 +150,11 @@ class ClusterOptions:
     count: int = 0
     mode: ClusterMode = "fixed"
     top: int = 4
-    pretrain_epochs: int = 5
     residual_ids: bool = False
     least_ratings: int = 5
 
     def __post_init__(self) -> None:
-        _positive(self, "top", "pretrain_epochs", "least_ratings")
+        _positive(self, "top", "least_ratings")
         if self.count < 0:
             raise ValueError(f"`count` must be at least 0, got {self.count}")
         if self.residual_ids and not self.count:
@@ -184,7 +187,7 @@ class NegativeOptions:
     """
 
     kind: Literal["all", "sampled"] = "sampled"
-    in_batch: int = 128
+    in_batch: int = 256
     easy_share: float = 0.5
     log_q: bool = True
     hard_epochs: int = 0

@@ -8,8 +8,8 @@ last epochs, if the config says so, over the hardest.
 
 A working directory holds `settings.json` (what the weights depend on),
 `checkpoints/` (towers, optimizer, finished epochs; one after each epoch) and
-`logs/` (what TensorBoard shows). With clusters, `base/` is the same of the
-towers by whose inner product the items were clustered.
+`logs/` (what TensorBoard shows). `base/` is the same of the pre-training, by
+the towers' inner product.
 """
 
 import dataclasses
@@ -210,36 +210,63 @@ def _towers(
     part: Part,
     verbose: int,
 ) -> TrainedTowers:
-    """Makes the towers; with clusters, from trained ones of a dot product."""
+    """Makes the towers, pre-trained by their inner product or not at all."""
     base = movielens_towers(config, data)
-    count = config.clusters.count
-    if not count:
+    if config.num_pretrain_epochs:
+        _check_clusters(config, data, examples)
+        first = train(
+            dataclasses.replace(
+                config,
+                similarity="dot",
+                clusters=ClusterOptions(),
+                epochs=config.pretrain_epochs,
+                pretrain_epochs=0,
+                learning_rate=None,
+                dropout=None,
+                negatives=dataclasses.replace(config.negatives, hard_epochs=0),
+            ),
+            data,
+            workdir / "base",
+            part=part,
+            verbose=verbose,
+        )
+        for made, trained in zip(base, first, strict=True):
+            made.set_weights(trained.get_weights())
+    if not config.clusters.count:
         return learned_towers(config, *base)
-    first = train(
-        dataclasses.replace(
-            config,
-            similarity="dot",
-            clusters=ClusterOptions(),
-            epochs=config.clusters.pretrain_epochs,
-            learning_rate=None,
-            negatives=dataclasses.replace(config.negatives, hard_epochs=0),
-        ),
-        data,
-        workdir / "base",
-        part=part,
-        verbose=verbose,
-    )
-    for made, trained in zip(base, first, strict=True):
-        made.set_weights(trained.get_weights())
     items = _tensors(item_features(data))
     vectors = base[1].parts(items, False).vector.numpy()
     return learned_towers(
         config,
         *base,
-        centres=k_means(vectors, count, seed=similarity_seed(config)),
+        centres=k_means(
+            vectors, config.clusters.count, seed=similarity_seed(config)
+        ),
         item_ids=data.films.id,
-        num_ratings=np.bincount(examples.item_rows, minlength=len(data.films)),
+        num_ratings=_num_ratings(examples, data),
     )
+
+
+def _check_clusters(
+    config: TowerConfig, data: MovieLens, examples: Examples
+) -> None:
+    """Raises ValueError before a training that could not go on."""
+    options = config.clusters
+    if options.count > len(data.films):
+        raise ValueError(
+            f"`clusters.count` must be at most the {len(data.films)} films "
+            f"there are, got {options.count}"
+        )
+    most = int(_num_ratings(examples, data).max())
+    if options.residual_ids and options.least_ratings > most:
+        raise ValueError(
+            f"`clusters.least_ratings` must be at most {most}, the most that "
+            f"a film has, got {options.least_ratings}"
+        )
+
+
+def _num_ratings(examples: Examples, data: MovieLens) -> np.ndarray:
+    return np.bincount(examples.item_rows, minlength=len(data.films))
 
 
 def _tensors(features: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
@@ -279,7 +306,9 @@ class Epochs:
 
     def dataset(self, epoch: int) -> tf.data.Dataset:
         """Returns the batches of an epoch."""
-        generator = np.random.default_rng([self._config.seed, epoch])
+        # Other orders than those of the pre-training.
+        number = self._config.num_pretrain_epochs + epoch
+        generator = np.random.default_rng([self._config.seed, number])
         order = generator.permutation(len(self._examples))
         return (
             tf.data.Dataset.from_tensor_slices(order)

@@ -71,6 +71,54 @@ def test_mixture_is_the_reference(gate, component, hidden):
     )
 
 
+def test_a_start_from_the_inner_product():
+    layer = MixtureOfLogits(
+        7,
+        4,
+        **{**_SMALL, "temperature": 1.0, "component_dim": 5},
+        query_extra=[3],
+        normalized=False,
+        start="inner_product",
+    )
+    rng = np.random.default_rng(0)
+    q, x, e = (
+        rng.normal(size=shape).astype(np.float32)
+        for shape in ((40, 7), (30, 4), (40, 3))
+    )
+    found = layer(layer.query_side(q, [e]), layer.item_side(x)).numpy()
+    expected = q[:, :4] @ x.T
+    # All but the pairs of the extra feature, which the gate nearly leaves out.
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.9
+    offset = layer.scoring_weights()["gate_offset"]
+    np.testing.assert_array_equal(offset, [0, 0, 0, 0, -2, -2])
+    before = layer.get_weights()
+    layer.reinitialize(_SMALL["seed"])
+    for one, two in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"component_dim": 5},
+        {"normalized": True},
+        {"projection": "swiglu"},
+        {"component": "hadamard", "hidden": 3},
+    ],
+)
+def test_a_start_from_the_inner_product_refuses(changes):
+    settings = {
+        **_SMALL,
+        "component_dim": 6,
+        "normalized": False,
+        "start": "inner_product",
+    }
+    with pytest.raises(ValueError, match="needs `normalized` false, linear"):
+        _mixture(**{**settings, **changes})
+    with pytest.raises(ValueError, match="must be one of random, inner_pr"):
+        _mixture(**{**settings, "start": "dot"})
+
+
 @pytest.mark.parametrize("projection", ["linear", "swiglu", "geglu"])
 def test_components_have_length_1(projection):
     layer = _mixture(projection=projection, projection_hidden=9)

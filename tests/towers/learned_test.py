@@ -19,7 +19,10 @@ CONFIG = towers.TowerConfig(
     num_newest=2,
     similarity="mixture_of_logits",
     mixture=towers.MixtureOptions(
-        query_components=2, item_components=2, component_dim=4
+        query_components=2,
+        item_components=2,
+        component_dim=4,
+        start="random",
     ),
 )
 _CENTRES = np.eye(8, dtype=np.float32)[:3]
@@ -63,6 +66,7 @@ def _items(ids):
                     user_component=True,
                     traits_component=True,
                     component_dim=4,
+                    start="random",
                 )
             },
             8,
@@ -92,8 +96,28 @@ def test_outputs_are_vectors_of_the_similarity(changes, pairs):
     )
 
 
+def test_a_mixture_may_start_from_the_inner_product():
+    trained = _towers(mixture=towers.MixtureOptions())
+    query, item = trained
+    random = np.random.default_rng(2)
+    for tower in (query._base, item._base):
+        for weight in tower.weights:
+            if "float" in str(weight.dtype):
+                value = np.asarray(weight)
+                weight.assign(value + random.normal(0, 0.3, value.shape))
+    asked = towers.placeholders(query, batch=3)
+    films = _items([103, 104, 107])
+    found = trained.similarity(query(asked), item(films)).numpy()
+    expected = query._base(asked).numpy() @ item._base(films).numpy().T
+    # The noise keeps components from being copies of each other.
+    np.testing.assert_allclose(found, expected, atol=0.3 * np.ptp(expected))
+    assert np.abs(found - expected).max() > 0
+    correlation = np.corrcoef(found.ravel(), expected.ravel())[0, 1]
+    assert correlation > 0.97
+
+
 def test_dot_is_the_base_itself():
-    config = dataclasses.replace(CONFIG, similarity="dot")
+    config = dataclasses.replace(CONFIG, similarity="dot", pretrain_epochs=0)
     base = towers.movielens_towers(config, toy_data())
     trained = towers.learned_towers(config, *base)
     assert (trained.query, trained.item) == base
@@ -127,13 +151,17 @@ def test_without_ids_films_of_the_same_traits_are_alike():
 
 
 def test_without_traits_new_films_are_nothing():
-    config = dataclasses.replace(CONFIG, similarity="dot", item_traits=False)
+    config = dataclasses.replace(
+        CONFIG, similarity="dot", pretrain_epochs=0, item_traits=False
+    )
     _, item = towers.movielens_towers(config, toy_data())
     np.testing.assert_array_equal(item(_items([9999])), np.zeros((1, 9)))
 
 
 def test_forgotten_ids_are_those_of_new_films():
-    config = dataclasses.replace(CONFIG, similarity="dot", item_id_dropout=0.5)
+    config = dataclasses.replace(
+        CONFIG, similarity="dot", pretrain_epochs=0, item_id_dropout=0.5
+    )
     _, item = towers.movielens_towers(config, toy_data())
     bias = next(w for w in item.weights if w.shape == (NUM_FILMS, 1))
     bias.assign(tf.ones_like(bias))
@@ -153,6 +181,9 @@ def test_forgotten_ids_are_those_of_new_films():
     [
         ({"similarity": "cosine"}, "dot, hadamard_mlp, mixture_of_logits"),
         ({"similarity": "dot", "clusters": _CLUSTERS}, "a learned similarity"),
+        ({"similarity": "dot"}, "`pretrain_epochs` train the inner product"),
+        ({"pretrain_epochs": -1}, "`pretrain_epochs` must be at least 0"),
+        ({"pretrain_epochs": 0, "clusters": _CLUSTERS}, "must be at least 1"),
         ({"clusters": {"number": 3}}, "no option 'number'; there are: count"),
         ({"clusters": {"residual_ids": True}}, "set `count`"),
         ({"mixture": {"newest_components": 3}}, "must not exceed `num_newest`"),
@@ -171,5 +202,6 @@ def test_config_refuses(changes, message):
 
 
 def test_options_may_be_mappings():
-    config = dataclasses.replace(CONFIG, mixture={"temperature": 0.3})
-    assert config.mixture == towers.MixtureOptions(temperature=0.3)
+    options = {"newest_components": 1, "temperature": 0.3}
+    config = dataclasses.replace(CONFIG, mixture=options)
+    assert config.mixture == towers.MixtureOptions(**options)

@@ -24,21 +24,20 @@ _MIXTURE = towers.TowerConfig(
     hidden=8,
     history_length=6,
     epochs=3,
+    pretrain_epochs=2,
     batch_size=32,
     learning_rate=1e-2,
     similarity="mixture_of_logits",
     mixture=towers.MixtureOptions(
         query_components=2,
         item_components=1,
-        component_dim=8,
+        newest_components=2,
         gate_hidden=4,
         component_dropout=0.1,
         gate_dropout=0.1,
         balance_weight=0.01,
     ),
-    clusters=towers.ClusterOptions(
-        count=4, mode="trained", pretrain_epochs=2, residual_ids=True
-    ),
+    clusters=towers.ClusterOptions(count=4, mode="trained", residual_ids=True),
     negatives=towers.NegativeOptions(
         in_batch=8, hard_epochs=1, hard_k=4, hard_refresh_steps=3
     ),
@@ -80,10 +79,10 @@ def test_a_mixture_learns_and_says_how_it_is_used(trained):
     # The last epoch's are of the hardest negatives, and so no smaller.
     assert len(losses) == 3 and losses[1] < losses[0]
     spec = found.similarity.spec
-    assert (spec.query_components, spec.item_components) == (3, 2)
+    assert (spec.query_components, spec.item_components) == (5, 2)
     usage = [
         scalars[f"gate/query_{p}_item_{r}"][-1]
-        for p in range(3)
+        for p in range(5)
         for r in range(2)
     ]
     np.testing.assert_allclose(np.sum(usage), 1, rtol=1e-4)
@@ -126,3 +125,18 @@ def test_a_hadamard_mlp_learns(tmp_path):
     assert losses[-1] < losses[0]
     assert found.similarity.spec.component == "hadamard"
     assert found.query.dim == found.item.dim == 50
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 21}, "`clusters.count` must be at most the 20 films"),
+        ({"least_ratings": 10_000}, "`clusters.least_ratings` must be at most"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(tmp_path, changes, message):
+    clusters = dataclasses.replace(_MIXTURE.clusters, **changes)
+    config = dataclasses.replace(_MIXTURE, clusters=clusters)
+    with pytest.raises(ValueError, match=message):
+        _train(tmp_path, config)
+    assert not (tmp_path / "base").exists()
