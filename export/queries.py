@@ -16,6 +16,9 @@ from export.config import JobConfig
 from export.errors import JobError
 from lintf.similarity import saved
 
+# What a tower's input, by NumPy's letter for its kind, may be made from.
+_KINDS = {"f": "iuf", "i": "iu", "u": "iu", "b": "b", "O": "SUO"}
+
 
 class QuerySet(NamedTuple):
     """Queries and where they come from.
@@ -85,6 +88,13 @@ def features_from_file(
                 f"retrieve.recall_features: the array {name!r} of {path} must "
                 f"have the shape of the query tower's feature, "
                 f"{shape.as_list()}, got {list(found.shape)}"
+            )
+        kinds = _KINDS[np.dtype(spec.dtype.as_numpy_dtype).kind]
+        if found.dtype.kind not in kinds:
+            raise JobError(
+                f"retrieve.recall_features: the array {name!r} of {path} must "
+                f"hold what the query tower takes, {spec.dtype.name}, got "
+                f"{found.dtype.name}"
             )
         if found.dtype.kind == "f" and not np.isfinite(found).all():
             raise JobError(

@@ -30,6 +30,8 @@ _RESULTS = pathlib.Path(__file__).parents[1] / "results"
 _NEW_SHARE = 0.1
 _KS = (10, 20, 50, 100, 200)
 _MODEL = "films"
+# Whose training the learned similarities take up.
+_BASE = "attributes"
 _STEP = 32
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Of training.")
@@ -146,9 +148,12 @@ def _build(
     from lintf.similarity.layers import weight_values
 
     settings = {**COLD_START[name].options(), "seed": seed}
-    trained = towers.train(
-        towers.TowerConfig(**settings), known, folder / "training", verbose=2
-    )
+    config = towers.TowerConfig(**settings)
+    training = folder / "training"
+    if config.pretrain_epochs:
+        base = models.folder(_WORKDIR.value, _BASE, COLD_START[_BASE])
+        models.share(base / folder.name / "training", training / "base")
+    trained = towers.train(config, known, training, verbose=2)
     loaded = []
     for side in ("query", "item"):
         saved_towers.save_tower(getattr(trained, side), folder / side)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
+import shutil
 from typing import Any
 
 import yaml
@@ -58,6 +59,21 @@ def folder(root: str | pathlib.Path, name: str, model: Model) -> pathlib.Path:
     settings = repr((model.overrides, TowerConfig(**model.options())))
     digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
     return pathlib.Path(root) / f"{name}-{digest}"
+
+
+def share(training: pathlib.Path, base: pathlib.Path) -> None:
+    """Puts a finished training where another's pre-training would be.
+
+    Args:
+        training: Of towers with the settings that the pre-training has;
+            others are refused when it is taken up.
+        base: What the other training calls its `base/`.
+    """
+    if training.is_dir() and not base.exists():
+        part = base.with_name(base.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(training, part)
+        part.rename(base)
 
 
 _MIXTURE = ("towers.similarity=mixture_of_logits",)

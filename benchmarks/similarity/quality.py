@@ -17,7 +17,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -99,7 +98,7 @@ def _run(data: MovieLens, task: Task, name: str, seed: int) -> Users:
             base = models.folder(root, BASE, MODELS[BASE])
             of_base = _training(base, task, seed, MODELS[BASE].overrides)
             ours = _training(folder, task, seed, MODELS[name].overrides)
-            _share(of_base, ours / "base")
+            models.share(of_base, ours / "base")
         ids = served.served_lists(data, task, seed, folder, _CONFIG, overrides)
         np.save(lists, ids)
     users = ranking.of_lists(np.load(lists), data, task)
@@ -121,15 +120,6 @@ def _training(
     return training_folder(
         config.towers, WorkDir(default_work_dir(output)).towers
     )
-
-
-def _share(training: pathlib.Path, base: pathlib.Path) -> None:
-    """Puts a finished training where another's pre-training would be."""
-    if training.is_dir() and not base.exists():
-        part = base.with_name(base.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(training, part)
-        part.rename(base)
 
 
 def _result(

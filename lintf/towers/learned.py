@@ -55,7 +55,34 @@ class TrainedTowers:
         return iter((self.query, self.item))
 
 
-class LearnedQueryTower(Tower):
+class _LearnedTower(Tower):
+    """One side of a similarity on a base tower, whose features it takes."""
+
+    def __init__(
+        self,
+        base: QueryTower | ItemTower,
+        similarity: LearnedSimilarity,
+        clusters: ClusterEmbeddings | None,
+        dim: int,
+        name: str,
+    ):
+        super().__init__(dim, name=name)
+        self._base: Any = base
+        self._similarity = similarity
+        self._clusters = clusters
+
+    @property
+    def feature_specs(self) -> dict[str, tf.TensorSpec]:
+        """Features by name: those of the base tower."""
+        specs: dict[str, tf.TensorSpec] = self._base.feature_specs
+        return specs
+
+    def base_vector(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """What the clusters are chosen by: `[B, width]`."""
+        return self._base.parts(features, False).vector
+
+
+class LearnedQueryTower(_LearnedTower):
     """The query tower's features, as query vectors of a similarity."""
 
     def __init__(
@@ -73,23 +100,12 @@ class LearnedQueryTower(Tower):
           options: which components there are; None for the embedding alone.
           clusters: whose embeddings are a component more.
         """
-        super().__init__(similarity.spec.query_dim, name="query_tower")
-        self._base = base
-        self._similarity = similarity
+        dim = similarity.spec.query_dim
+        super().__init__(base, similarity, clusters, dim, "query_tower")
         self._is_mixture = options is not None
         self._num_newest = options.newest_components if options else 0
         self._has_user = options.user_component if options else False
-        self._clusters = clusters
         self.built = True
-
-    @property
-    def feature_specs(self) -> dict[str, tf.TensorSpec]:
-        """Features by name: those of the base tower."""
-        return self._base.feature_specs
-
-    def base_vector(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """What the clusters are chosen by: `[B, width]`."""
-        return self._base.parts(features, False).vector
 
     def embed(
         self, features: Mapping[str, tf.Tensor], training: bool
@@ -116,7 +132,7 @@ class LearnedQueryTower(Tower):
         return extra
 
 
-class LearnedItemTower(Tower):
+class LearnedItemTower(_LearnedTower):
     """The item tower's features, as item vectors of a similarity."""
 
     def __init__(
@@ -136,22 +152,11 @@ class LearnedItemTower(Tower):
           clusters: whose embeddings are a component more.
           residual: what known ids add to that.
         """
-        super().__init__(similarity.spec.item_dim, name="item_tower")
-        self._base = base
-        self._similarity = similarity
+        dim = similarity.spec.item_dim
+        super().__init__(base, similarity, clusters, dim, "item_tower")
         self._has_traits = options.traits_component if options else False
-        self._clusters = clusters
         self._residual = residual
         self.built = True
-
-    @property
-    def feature_specs(self) -> dict[str, tf.TensorSpec]:
-        """Features by name: those of the base tower."""
-        return self._base.feature_specs
-
-    def base_vector(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """What the clusters are chosen by: `[B, width]`."""
-        return self._base.parts(features, False).vector
 
     def embed(
         self, features: Mapping[str, tf.Tensor], training: bool

@@ -181,6 +181,7 @@ def test_a_file_of_queries_must_have_the_towers_features(tmp_path):
         ({"interest": np.float32(1)}, r"\[None, 4\], got \[\]"),
         ({"interest": np.full([2, jobs.DIM], np.nan)}, "must be finite"),
         ({"interest": np.zeros([0, jobs.DIM])}, "at least one"),
+        ({"interest": np.full([2, jobs.DIM], "1")}, "float32, got str"),
         ({"interest": np.array([[None] * 4])}, "without Python objects"),
     ):
         np.savez(file, **arrays)
