@@ -138,3 +138,26 @@ COLD_START = {
         ),
     ),
 }
+
+# On narrow towers, which a mixture overfits less.
+_TRAINED_ON = (
+    *_MIXTURE,
+    "towers.epochs=3",
+    "towers.options.learning_rate=0.001",
+    "towers.options.dropout=0.3",
+)
+WIDTHS = {
+    BASE: Model("inner product"),
+    "one_component": Model(
+        "inner product, trained on",
+        (
+            *_TRAINED_ON,
+            "towers.options.mixture.query_components=1",
+            "towers.options.mixture.gate_hidden=0",
+        ),
+    ),
+    "mol": Model(
+        "MoL, 4 x 2 components",
+        (*_TRAINED_ON, "towers.options.mixture.item_components=2"),
+    ),
+}

@@ -6,7 +6,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,36 @@ def difference(
     return Difference(
         mean, (mean - half, mean + half), (float(low), float(high))
     )
+
+
+def table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """The differences of models from the inner product, as Markdown lines.
+
+    Args:
+        rows: With `what` and, but for the inner product, `differences`: a
+            `Difference` as a dict by metric.
+        names: Of the metrics.
+    """
+    rows = [row for row in rows if row.get("differences")]
+    if not rows:
+        return []
+    lines = [
+        "Difference from the inner product, the same seeds: mean, 95 % "
+        "interval over seeds (Student's t) and, in brackets, over users "
+        "(bootstrap).",
+        "",
+        "| model | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    for row in rows:
+        cells = [
+            f"{each['mean']:+.3f}, {each['seeds'][0]:+.3f} to "
+            f"{each['seeds'][1]:+.3f} ({each['users'][0]:+.3f} to "
+            f"{each['users'][1]:+.3f})"
+            for each in (row["differences"][name] for name in names)
+        ]
+        lines.append(f"| {row['what']} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def t_95(degrees: int) -> float:

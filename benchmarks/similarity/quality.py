@@ -37,9 +37,6 @@ from lintf.datasets.splits import Part
 
 _RESULTS = pathlib.Path(__file__).parents[1] / "results"
 _CONFIG = pathlib.Path("export/configs/movielens_100k.yaml")
-# Whose differences decide.
-_COMPARED = ("NDCG@10", "HR@50")
-
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Of training.")
 _MODELS = flags.DEFINE_list("models", list(MODELS), "Which to run.")
 _PART = flags.DEFINE_enum(
@@ -154,7 +151,7 @@ def _result(
         "films": int(task.seen.shape[1]),
         "seeds": list(seeds),
         "base": BASE,
-        "compared": list(_COMPARED),
+        "compared": list(ranking.COMPARED),
         "models": rows,
     }
 
@@ -180,25 +177,7 @@ def _markdown(result: dict[str, Any]) -> str:
             for mean, sd in (row["metrics"][name] for name in names)
         ]
         lines.append(f"| {row['what']} | " + " | ".join(cells) + " |")
-    rows = [row for row in result["models"] if row.get("differences")]
-    if rows:
-        lines += [
-            "",
-            "Difference from the inner product, the same seeds: mean, 95 % "
-            "interval over seeds (Student's t) and, in brackets, over users "
-            "(bootstrap).",
-            "",
-            "| model | " + " | ".join(names) + " |",
-            "|---|" + "---|" * len(names),
-        ]
-    for row in rows:
-        cells = [
-            f"{each['mean']:+.3f}, {each['seeds'][0]:+.3f} to "
-            f"{each['seeds'][1]:+.3f} ({each['users'][0]:+.3f} to "
-            f"{each['users'][1]:+.3f})"
-            for each in (row["differences"][name] for name in names)
-        ]
-        lines.append(f"| {row['what']} | " + " | ".join(cells) + " |")
+    lines += ["", *paired.table(result["models"], names)]
     lines += ["", "Settings beside the recipe's own:", ""]
     for row in result["models"]:
         settings = ", ".join(row["settings"]) or "none"

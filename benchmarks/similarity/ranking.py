@@ -16,13 +16,10 @@ HIT_RATES = (10, 50, 100)
 _NEGATIVES = 99
 
 # What tables show, in their order.
-NAMES = (
-    *(f"HR@{k}" for k in HIT_RATES),
-    "NDCG@10",
-    "MRR",
-    "HR@10 99neg",
-    "NDCG@10 99neg",
-)
+OF_RANKS = (*(f"HR@{k}" for k in HIT_RATES), "NDCG@10", "MRR")
+NAMES = (*OF_RANKS, "HR@10 99neg", "NDCG@10 99neg")
+# Whose differences decide.
+COMPARED = ("NDCG@10", "HR@50")
 
 
 def of_lists(
@@ -50,12 +47,20 @@ def of_lists(
             f"{int(np.isinf(rank).sum())} lists lack the held-out one"
         )
     sampled = _sampled_ranks(ids, rank, data, task)
-    found = {f"HR@{k}": _hits(rank, k) for k in HIT_RATES}
-    found["NDCG@10"] = _gains(rank)
-    found["MRR"] = 1 / rank
+    found = of_ranks(rank)
     found["HR@10 99neg"] = _hits(sampled, 10)
     found["NDCG@10 99neg"] = _gains(sampled)
     return found
+
+
+def of_ranks(rank: metrics.Ranks) -> dict[str, np.ndarray]:
+    """The metrics of every user among all films, `[num_users]` by name.
+
+    Args:
+        rank: `[num_users]` of the held-out film, from 1.
+    """
+    found = {f"HR@{k}": _hits(rank, k) for k in HIT_RATES}
+    return {**found, "NDCG@10": _gains(rank), "MRR": 1 / rank}
 
 
 def means(users: Mapping[str, np.ndarray]) -> dict[str, float]:
