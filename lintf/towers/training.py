@@ -41,7 +41,11 @@ from lintf.towers.movielens import (
     item_features,
     movielens_towers,
 )
-from lintf.towers.options import ClusterOptions
+from lintf.towers.options import (
+    ClusterOptions,
+    HadamardOptions,
+    MixtureOptions,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +222,8 @@ def _towers(
             dataclasses.replace(
                 config,
                 similarity="dot",
+                mixture=MixtureOptions(),
+                hadamard=HadamardOptions(),
                 clusters=ClusterOptions(),
                 epochs=config.pretrain_epochs,
                 pretrain_epochs=0,
