@@ -125,7 +125,7 @@ Similarity SimilarityOf(const LintfSimilarity& given, std::string* error) {
   shape.gate_hidden = given.gate_hidden;
   *error = shape.Error();
   if (!error->empty()) return Similarity();
-  const size_t count = Similarity::WeightSizes(shape).size();
+  const size_t count = Similarity::Weights(shape).size();
   return Similarity::Of(shape, {given.weights, given.weights + count});
 }
 

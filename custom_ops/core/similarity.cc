@@ -192,21 +192,28 @@ bool ParseGate(const std::string& name, Gate* gate) {
                      gate);
 }
 
-std::vector<int64_t> Similarity::WeightSizes(const SimilarityShape& shape) {
-  std::vector<int64_t> sizes;
+std::vector<SimilarityWeight> Similarity::Weights(
+    const SimilarityShape& shape) {
+  std::vector<SimilarityWeight> weights;
+  const int64_t pairs = shape.pairs();
+  const int64_t hidden = shape.hidden;
+  const int64_t gate_hidden = shape.gate_hidden;
   if (shape.component == PairSimilarity::kWeighted) {
-    sizes.push_back(shape.pairs() * shape.component_dim);
+    weights.push_back({"pair_weights", {pairs, shape.component_dim}});
   }
   if (shape.component == PairSimilarity::kHadamard) {
-    sizes.insert(sizes.end(), {shape.hidden * shape.component_dim, shape.hidden,
-                               shape.hidden, 1});
+    weights.push_back({"joint_kernel", {hidden, shape.component_dim}});
+    weights.push_back({"joint_bias", {hidden}});
+    weights.push_back({"joint_output", {hidden}});
+    weights.push_back({"joint_offset", {1}});
   }
-  if (shape.gate_hidden > 0) {
-    sizes.insert(sizes.end(),
-                 {shape.pairs() * shape.gate_hidden, shape.gate_hidden,
-                  shape.gate_hidden * shape.pairs(), shape.pairs()});
+  if (gate_hidden > 0) {
+    weights.push_back({"gate_kernel", {pairs, gate_hidden}});
+    weights.push_back({"gate_bias", {gate_hidden}});
+    weights.push_back({"gate_output", {gate_hidden, pairs}});
+    weights.push_back({"gate_offset", {pairs}});
   }
-  return sizes;
+  return weights;
 }
 
 Similarity Similarity::Of(const SimilarityShape& shape,

@@ -118,6 +118,18 @@ struct SimilarityShape {
 bool ParsePairSimilarity(const std::string& name, PairSimilarity* component);
 bool ParseGate(const std::string& name, Gate* gate);
 
+// One of the weights that a shape has.
+struct SimilarityWeight {
+  const char* name;
+  std::vector<int64_t> dims;
+
+  int64_t size() const {
+    int64_t size = 1;
+    for (const int64_t dim : dims) size *= dim;
+    return size;
+  }
+};
+
 // A similarity with its weights, row-major and finite, which the caller owns;
 // null where the shape has none.
 struct Similarity {
@@ -132,10 +144,9 @@ struct Similarity {
   const float* gate_output = nullptr;   // [gate_hidden, pairs]
   const float* gate_offset = nullptr;   // [pairs]
 
-  // The number of weight tensors of a shape, in the order of
-  // SimilaritySpec.weight_shapes(), which is that of the fields above; and how
-  // many numbers each has.
-  static std::vector<int64_t> WeightSizes(const SimilarityShape& shape);
+  // The weights of a shape, as SimilaritySpec.weight_shapes() has them: in
+  // the order of the fields above.
+  static std::vector<SimilarityWeight> Weights(const SimilarityShape& shape);
   // `weights` has a pointer for each of them.
   static Similarity Of(const SimilarityShape& shape,
                        const std::vector<const float*>& weights);

@@ -66,8 +66,8 @@ struct SimilarityCase {
     };
     queries = vectors(num_queries, shape.query_components);
     items = vectors(num_rows, shape.item_components);
-    for (const int64_t size : Similarity::WeightSizes(shape)) {
-      weights.emplace_back(size);
+    for (const SimilarityWeight& weight : Similarity::Weights(shape)) {
+      weights.emplace_back(weight.size());
       for (float& w : weights.back()) w = 0.3f * normal(random);
     }
     Point();

@@ -33,16 +33,18 @@ using tensorflow::Tensor;
 
 // The same with its weights on the GPU.
 Similarity UploadSimilarity(const Similarity& similarity, GpuWork* work) {
-  const std::vector<int64_t> sizes = Similarity::WeightSizes(similarity.shape);
+  const std::vector<SimilarityWeight> wanted =
+      Similarity::Weights(similarity.shape);
   std::vector<const float*> on_device;
-  // In the order of WeightSizes; those that the shape has.
+  // In their order; those that the shape has.
   for (const float* const weights :
        {similarity.pair_weights, similarity.joint_kernel, similarity.joint_bias,
         similarity.joint_output, similarity.joint_offset,
         similarity.gate_kernel, similarity.gate_bias, similarity.gate_output,
         similarity.gate_offset}) {
     if (weights == nullptr) continue;
-    on_device.push_back(UploadInput(weights, sizes[on_device.size()], work));
+    const int64_t size = wanted[on_device.size()].size();
+    on_device.push_back(UploadInput(weights, size, work));
   }
   return Similarity::Of(similarity.shape, on_device);
 }

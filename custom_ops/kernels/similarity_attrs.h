@@ -68,7 +68,7 @@ class SimilarityAttrs {
                     Similarity* similarity) const {
     tensorflow::OpInputList weights;
     TF_RETURN_IF_ERROR(ctx->input_list("weights", &weights));
-    const std::vector<Weight> wanted = Weights();
+    const std::vector<SimilarityWeight> wanted = Similarity::Weights(shape_);
     if (static_cast<size_t>(weights.size()) != wanted.size()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "there must be ", wanted.size(),
@@ -77,11 +77,11 @@ class SimilarityAttrs {
     std::vector<const float*> values;
     for (size_t i = 0; i < wanted.size(); ++i) {
       const tensorflow::Tensor& given = weights[static_cast<int>(i)];
-      if (given.shape() != wanted[i].shape) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("the weight ", wanted[i].name, " must have shape ",
-                         wanted[i].shape.DebugString(), ", got ",
-                         given.shape().DebugString()));
+      const tensorflow::TensorShape shape(wanted[i].dims);
+      if (given.shape() != shape) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "the weight ", wanted[i].name, " must have shape ",
+            shape.DebugString(), ", got ", given.shape().DebugString()));
       }
       const float* const numbers = given.flat<float>().data();
       const int64_t bad = FindNonFinite(numbers, given.NumElements());
@@ -97,34 +97,6 @@ class SimilarityAttrs {
   }
 
  private:
-  struct Weight {
-    const char* name;
-    tensorflow::TensorShape shape;
-  };
-
-  // As SimilaritySpec.weight_shapes() has them.
-  std::vector<Weight> Weights() const {
-    std::vector<Weight> weights;
-    const int64_t pairs = shape_.pairs();
-    if (shape_.component == PairSimilarity::kWeighted) {
-      weights.push_back({"pair_weights", {pairs, shape_.component_dim}});
-    }
-    if (shape_.component == PairSimilarity::kHadamard) {
-      weights.push_back(
-          {"joint_kernel", {shape_.hidden, shape_.component_dim}});
-      weights.push_back({"joint_bias", {shape_.hidden}});
-      weights.push_back({"joint_output", {shape_.hidden}});
-      weights.push_back({"joint_offset", {1}});
-    }
-    if (shape_.gate_hidden > 0) {
-      weights.push_back({"gate_kernel", {pairs, shape_.gate_hidden}});
-      weights.push_back({"gate_bias", {shape_.gate_hidden}});
-      weights.push_back({"gate_output", {shape_.gate_hidden, pairs}});
-      weights.push_back({"gate_offset", {pairs}});
-    }
-    return weights;
-  }
-
   SimilarityShape shape_;
 };
 

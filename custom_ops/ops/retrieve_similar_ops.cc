@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/similarity.h"
 #include "custom_ops/ops/index_shapes.h"
 #include "custom_ops/ops/retrieve_shapes.h"
 #include "tensorflow/core/framework/op.h"
@@ -20,65 +21,44 @@ using tensorflow::shape_inference::ShapeHandle;
 
 // What a similarity's attributes say about shapes. The kernels check the
 // attributes themselves.
-struct Dims {
-  int64_t query;
-  int64_t item;
-  int64_t components;
-  std::vector<std::vector<int64_t>> weights;
-};
-
-absl::Status GetDims(InferenceContext* c, Dims* dims) {
-  int64_t queries;
-  int64_t items;
-  int64_t dim;
-  int64_t hidden;
-  int64_t gate_hidden;
-  TF_RETURN_IF_ERROR(c->GetAttr("query_components", &queries));
-  TF_RETURN_IF_ERROR(c->GetAttr("item_components", &items));
-  TF_RETURN_IF_ERROR(c->GetAttr("component_dim", &dim));
-  TF_RETURN_IF_ERROR(c->GetAttr("hidden", &hidden));
-  TF_RETURN_IF_ERROR(c->GetAttr("gate_hidden", &gate_hidden));
+absl::Status GetShape(InferenceContext* c, SimilarityShape* shape) {
+  TF_RETURN_IF_ERROR(c->GetAttr("query_components", &shape->query_components));
+  TF_RETURN_IF_ERROR(c->GetAttr("item_components", &shape->item_components));
+  TF_RETURN_IF_ERROR(c->GetAttr("component_dim", &shape->component_dim));
+  TF_RETURN_IF_ERROR(c->GetAttr("hidden", &shape->hidden));
+  TF_RETURN_IF_ERROR(c->GetAttr("gate_hidden", &shape->gate_hidden));
   std::string component;
   std::string gate;
   TF_RETURN_IF_ERROR(c->GetAttr("component", &component));
   TF_RETURN_IF_ERROR(c->GetAttr("gate", &gate));
+  // The attributes' types allow no other names.
+  ParsePairSimilarity(component, &shape->component);
+  ParseGate(gate, &shape->gate);
   // Larger numbers are refused by the kernels; here they would overflow.
   constexpr int64_t kMost = 1 << 20;
-  for (const int64_t size : {queries, items, dim, hidden, gate_hidden}) {
+  for (const int64_t size :
+       {shape->query_components, shape->item_components, shape->component_dim,
+        shape->hidden, shape->gate_hidden}) {
     if (size <= kMost) continue;
     return absl::InvalidArgumentError(absl::StrCat(
         "the sizes of a similarity must be at most ", kMost, ", got ", size));
-  }
-  const int64_t pairs = queries * items;
-  const int64_t gate_dim = gate == "none" ? 0 : pairs;
-  dims->components = items * dim;
-  dims->query = queries * dim + gate_dim;
-  dims->item = dims->components + gate_dim;
-  if (component == "weighted") dims->weights.push_back({pairs, dim});
-  if (component == "hadamard") {
-    dims->weights.insert(dims->weights.end(),
-                         {{hidden, dim}, {hidden}, {hidden}, {1}});
-  }
-  if (gate_hidden > 0) {
-    dims->weights.insert(
-        dims->weights.end(),
-        {{pairs, gate_hidden}, {gate_hidden}, {gate_hidden, pairs}, {pairs}});
   }
   return absl::OkStatus();
 }
 
 // The inputs from `first` on must be the weights.
-absl::Status CheckWeights(InferenceContext* c, int first, const Dims& dims) {
+absl::Status CheckWeights(InferenceContext* c, int first,
+                          const SimilarityShape& shape) {
+  const std::vector<SimilarityWeight> wanted = Similarity::Weights(shape);
   const size_t count = c->num_inputs() - first;
-  if (count != dims.weights.size()) {
+  if (count != wanted.size()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("there must be ", dims.weights.size(),
+        absl::StrCat("there must be ", wanted.size(),
                      " `weights`, those of the similarity, got ", count));
   }
   for (size_t i = 0; i < count; ++i) {
     std::vector<DimensionHandle> sizes;
-    for (const int64_t size : dims.weights[i])
-      sizes.push_back(c->MakeDim(size));
+    for (const int64_t size : wanted[i].dims) sizes.push_back(c->MakeDim(size));
     ShapeHandle unused;
     TF_RETURN_IF_ERROR(c->Merge(c->input(first + static_cast<int>(i)),
                                 c->MakeShape(sizes), &unused));
@@ -86,15 +66,15 @@ absl::Status CheckWeights(InferenceContext* c, int first, const Dims& dims) {
   return absl::OkStatus();
 }
 
-absl::Status CheckItems(InferenceContext* c, const Dims& dims) {
+absl::Status CheckItems(InferenceContext* c, const SimilarityShape& shape) {
   DimensionHandle item;
   TF_RETURN_IF_ERROR(EmbeddingDim(c, 4, &item));
-  TF_RETURN_IF_ERROR(c->Merge(item, c->MakeDim(dims.item), &item));
+  TF_RETURN_IF_ERROR(c->Merge(item, c->MakeDim(shape.item_dim()), &item));
   int64_t coded;
   TF_RETURN_IF_ERROR(c->GetAttr("dim", &coded));
-  if (coded == 0 || coded == dims.components) return absl::OkStatus();
+  if (coded == 0 || coded == shape.components_dim()) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("`dim` must be ", dims.components,
+      absl::StrCat("`dim` must be ", shape.components_dim(),
                    ", the length of the item components, which are what is "
                    "coded, got ",
                    coded));
@@ -149,13 +129,13 @@ REGISTER_OP("Lintf>RetrieveSimilar")
     .Attr("similarity_costs: list(float) >= 0 = []")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
-      Dims dims;
-      TF_RETURN_IF_ERROR(GetDims(c, &dims));
-      TF_RETURN_IF_ERROR(RetrieveShapes(c, c->MakeDim(dims.query), 5));
-      TF_RETURN_IF_ERROR(CheckItems(c, dims));
+      SimilarityShape shape;
+      TF_RETURN_IF_ERROR(GetShape(c, &shape));
+      TF_RETURN_IF_ERROR(RetrieveShapes(c, c->MakeDim(shape.query_dim()), 5));
+      TF_RETURN_IF_ERROR(CheckItems(c, shape));
       int num_weights;
       TF_RETURN_IF_ERROR(c->GetAttr("num_weights", &num_weights));
-      return CheckWeights(c, c->num_inputs() - num_weights, dims);
+      return CheckWeights(c, c->num_inputs() - num_weights, shape);
     })
     .Doc(R"doc(
 Finds the k best items of an index by a learned similarity.
@@ -263,13 +243,13 @@ REGISTER_OP("Lintf>SimilarityCosts")
     .Attr("gate_hidden: int >= 0 = 0")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
-      Dims dims;
-      TF_RETURN_IF_ERROR(GetDims(c, &dims));
+      SimilarityShape shape;
+      TF_RETURN_IF_ERROR(GetShape(c, &shape));
       int num_weights;
       TF_RETURN_IF_ERROR(c->GetAttr("num_weights", &num_weights));
       const int first = c->num_inputs() - num_weights;
       TF_RETURN_IF_ERROR(CheckHandles(c, 0, first));
-      TF_RETURN_IF_ERROR(CheckWeights(c, first, dims));
+      TF_RETURN_IF_ERROR(CheckWeights(c, first, shape));
       c->set_output(0, c->UnknownShapeOfRank(1));
       return absl::OkStatus();
     })
