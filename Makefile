@@ -78,6 +78,7 @@ format: $(STAMPS)/lint  ## Format what lint would complain about
 eval: $(STAMPS)/bench $(STAMPS)/data  ## Measure recommendations, served
 	$(BIN)/python -m benchmarks.movielens.evaluate $(ARGS)
 	$(BIN)/python -m benchmarks.similarity.quality
+	$(BIN)/python -m benchmarks.similarity.width
 	$(BIN)/python -m benchmarks.similarity.recall
 	$(BIN)/python -m benchmarks.similarity.cold_start
 	$(BIN)/python -m benchmarks.similarity.cost

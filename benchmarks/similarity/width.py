@@ -24,6 +24,7 @@ from benchmarks.movielens.offline import offline_ranks
 from benchmarks.movielens.protocol import Task, make_task
 from benchmarks.similarity import models, paired, plots, ranking
 from benchmarks.similarity.models import BASE, WIDTHS
+from lintf import towers
 from lintf.datasets import MovieLens, movielens_100k
 
 _RESULTS = pathlib.Path(__file__).parents[1] / "results"
@@ -41,6 +42,8 @@ Users = dict[str, np.ndarray]
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
+    # Before anything imports TensorFlow.
+    towers.use_legacy_keras()
     data = movielens_100k()
     task = make_task(data, "test")
     seeds = [int(seed) for seed in _SEEDS.value]
