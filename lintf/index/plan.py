@@ -60,7 +60,8 @@ class Plan:
             schema's. Not for learned similarities.
         candidates: What selects those of "two_stage", one of `CANDIDATES`:
             an inner product with the averaged component, that of each pair of
-            components, or codes. None for "averaged".
+            components (an equal share of the budget each, so fewer candidates
+            where pairs agree), or codes. None for "averaged".
         budget: How many candidates, raised to k; None for 10 k, at least
             1,000.
     """
