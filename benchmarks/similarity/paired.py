@@ -84,14 +84,36 @@ def difference(
     )
 
 
-def table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """The differences of models from the inner product, as Markdown lines.
+def tables(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[str]:
+    """Models and their differences from the inner product, as Markdown lines.
 
     Args:
-        rows: With `what` and, but for the inner product, `differences`: a
-            `Difference` as a dict by metric.
+        rows: With `what`, `metrics`: mean and deviation by metric, and, but
+            for the inner product, `differences`: a `Difference` as a dict.
         names: Of the metrics.
     """
+    lines = _head(names)
+    for row in rows:
+        cells = [
+            f"{mean:.3f} ({sd:.3f})"
+            for mean, sd in (row["metrics"][name] for name in names)
+        ]
+        lines.append(f"| {row['what']} | " + " | ".join(cells) + " |")
+    return [*lines, "", *_differences(rows, names)]
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [
+        "| model | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+
+
+def _differences(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[str]:
     rows = [row for row in rows if row.get("differences")]
     if not rows:
         return []
@@ -100,8 +122,7 @@ def table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
         "interval over seeds (Student's t) and, in brackets, over users "
         "(bootstrap).",
         "",
-        "| model | " + " | ".join(names) + " |",
-        "|---|" + "---|" * len(names),
+        *_head(names),
     ]
     for row in rows:
         cells = [

@@ -168,16 +168,8 @@ def _markdown(result: dict[str, Any]) -> str:
         f"Seeds {', '.join(map(str, result['seeds']))}: mean and, in "
         "brackets, standard deviation.",
         "",
-        "| model | " + " | ".join(names) + " |",
-        "|---|" + "---|" * len(names),
+        *paired.tables(result["models"], names),
     ]
-    for row in result["models"]:
-        cells = [
-            f"{mean:.3f} ({sd:.3f})"
-            for mean, sd in (row["metrics"][name] for name in names)
-        ]
-        lines.append(f"| {row['what']} | " + " | ".join(cells) + " |")
-    lines += ["", *paired.table(result["models"], names)]
     lines += ["", "Settings beside the recipe's own:", ""]
     for row in result["models"]:
         settings = ", ".join(row["settings"]) or "none"

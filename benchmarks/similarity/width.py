@@ -130,16 +130,8 @@ def _markdown(result: Mapping[str, Any]) -> str:
         f"Seeds {', '.join(map(str, result['seeds']))}: mean and, in "
         "brackets, standard deviation.",
         "",
-        "| model | " + " | ".join(names) + " |",
-        "|---|" + "---|" * len(names),
+        *paired.tables(result["models"], names),
     ]
-    for row in result["models"]:
-        cells = [
-            f"{mean:.3f} ({sd:.3f})"
-            for mean, sd in (row["metrics"][name] for name in names)
-        ]
-        lines.append(f"| {row['what']} | " + " | ".join(cells) + " |")
-    lines += ["", *paired.table(result["models"], names)]
     return "\n".join(lines) + "\n"
 
 
