@@ -113,9 +113,9 @@ def retrieval_model(
             queries = self.query_tower(features, training=training)
             everything = self.item_tower(self.catalogue, training=training)
             left_out = objective.left_out(positive, history)
-            may_be = objective.all_but(left_out, num_items)
             whole = negatives.kind == "all" and self.hard is None
             if whole and similarity is None:
+                may_be = objective.all_but(left_out, num_items)
                 return self._task_loss(queries, everything, positive, may_be)
             loss = self._loss(queries, everything, positive, left_out, training)
             self.mean_loss.update_state(loss)
