@@ -360,6 +360,7 @@ def test_construction_refuses():
         ({"k": 1, "algorithm": "ivf"}, ValueError, "`algorithm` must be"),
         ({"k": 1, "return_attributes": ["x"]}, KeyError, "the index has"),
         ({"k": 1, "portable": True}, ValueError, "must be full"),
+        ({"k": 1, "costs": [1.0] * 9}, ValueError, "must be the 5 numbers"),
     ]:
         with pytest.raises(error, match=message):
             ServedIndex(index, **arguments)
